@@ -1,0 +1,278 @@
+"""Text of the service file and the settings -> frozen specs; all problems at once.
+
+The facts are those of contract.md, "Service file" and "Command line".  The models are
+also the source of the JSON Schema that editors use (``twistd wsserver --schema``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from wsserver.errors import ConfigError
+
+#: The largest service file that is read, in bytes.
+MAX_FILE_SIZE = 1024 * 1024
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=-1, le=65535)]
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ServiceEntry(BaseModel):
+    """One service type as it stands in the service file."""
+
+    model_config = _STRICT
+
+    script: Annotated[str, Field(min_length=1, description="Python file that starts the service")]
+    count: Annotated[int, Field(ge=1, le=100_000, description="most instances at one time")]
+    options: Annotated[dict[str, Any], Field(description="handed to the script")]
+    start_timeout: Annotated[Seconds, Field(description="longest start, seconds")] = 60.0
+    stop_timeout: Annotated[Seconds, Field(description="longest stop, seconds")] = 10.0
+    connect_timeout: Annotated[
+        Seconds, Field(description="how long the service may take to listen, seconds")
+    ] = 15.0
+    max_connections: Annotated[
+        int, Field(ge=1, le=10_000, description="websockets that may share one token")
+    ] = 1
+    idle_timeout: Annotated[
+        Seconds | None, Field(description="end a session that moves no byte, seconds")
+    ] = None
+    max_duration: Annotated[Seconds | None, Field(description="longest session, seconds")] = None
+
+
+class ServiceSpec(ServiceEntry):
+    """A checked service type, with its name and what the system reads of its options."""
+
+    name: str
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups whose members may use the service; empty: everybody may."""
+        group = self.options.get("group", [])
+        return frozenset([group] if isinstance(group, str) else group)
+
+    @property
+    def sizes(self) -> list[str]:
+        """The "WxH" strings that users may choose from, as written in the file."""
+        return list(self.options.get("sizes", []))
+
+    def views(self, extension: str) -> bool:
+        """Tell whether the service can view files of this extension; case and dot are ignored."""
+        return _extension(extension) in map(_extension, self.options.get("file_ext", []))
+
+
+class Settings(BaseModel):
+    """Everything of the command line that is not the service file itself.
+
+    A port of 0 is any free one.  ``ws_port`` None shares the HTTP port; -1 is no
+    websocket listener of its own, which comes to the same while there is HTTP.
+    """
+
+    model_config = _STRICT
+
+    ws_port: Port | None = None
+    http_port: Port = 9090
+    interface: str = ""
+    http_directory: str | None = None
+    add_header: list[str] = []
+    cert: str | None = None
+    key: str | None = None
+    security_token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
+    remote_session_config: str | None = None
+    client_hostname: str = "127.0.0.1"
+    client_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    local_session: list[tuple[str, int]] = []
+    timeout: Seconds = 300.0
+    shutdown_timeout: Seconds = 20.0
+    max_message_size: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    log_file: str | None = None
+    verbose: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """``add_header`` as pairs."""
+        return [(name, value) for name, _, value in (h.partition("=") for h in self.add_header)]
+
+    @property
+    def one_port(self) -> bool:
+        """Whether websockets come in on the HTTP port."""
+        return self.http_port != -1 and self.ws_port in (None, -1, self.http_port or None)
+
+
+def load_services(text: str | bytes) -> dict[str, ServiceSpec]:
+    """Read the text of a service file.
+
+    Raises:
+        ConfigError: with every problem, each led by its JSON path.
+    """
+    problems: list[str] = []
+    specs: dict[str, ServiceSpec] = {}
+    for name, value in _entries(text).items():
+        try:
+            entry = ServiceEntry.model_validate(value)
+        except ValidationError as error:
+            problems += [_problem(json_path(name), detail) for detail in error.errors()]
+            continue
+        spec = ServiceSpec(name=name, **entry.model_dump())
+        problems += _option_problems(spec)
+        specs[name] = spec
+    if problems:
+        raise ConfigError(problems)
+    return specs
+
+
+def load_settings(text: str) -> dict[str, Any]:
+    """Read the text of a settings file (TOML) into what it names.
+
+    Raises:
+        ConfigError: it is no TOML.
+    """
+    try:
+        found = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError([f"settings: {error}"]) from None
+    # TOML writes pairs as arrays, and the model is strict about tuples.
+    if isinstance(found.get("local_session"), list):
+        found["local_session"] = [
+            tuple(pair) if isinstance(pair, list) else pair for pair in found["local_session"]
+        ]
+    return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def make_settings(*sources: Mapping[str, Any]) -> Settings:
+    """Check and join settings; a later source wins.
+
+    Raises:
+        ConfigError: with every problem, each led by the name of the setting.
+    """
+    merged = {name: value for source in sources for name, value in source.items()}
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError([_problem("settings", detail) for detail in error.errors()]) from None
+    problems = list(_setting_problems(settings))
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def service_file_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the service file (draft 2020-12)."""
+    entry = ServiceEntry.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "wsserver service file",
+        "type": "object",
+        "properties": {"$schema": {"type": "string"}},
+        "additionalProperties": entry,
+    }
+
+
+def json_path(*keys: str | int) -> str:
+    """Return a JSON path such as ``$["Cluster Node"].count``."""
+    return "$" + "".join(map(_step, keys))
+
+
+def _step(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if re.fullmatch(r"[A-Za-z_]\w*", key) else f"[{json.dumps(key)}]"
+
+
+def _entries(text: str | bytes) -> dict[str, Any]:
+    """Parse the outer object, as strictly as JSON is meant to be."""
+    if len(text) > MAX_FILE_SIZE:
+        raise ConfigError([f"$: larger than {MAX_FILE_SIZE} bytes"])
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ConfigError([f"$: no JSON: {error.msg} at {place}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"$: no UTF-8 at byte {error.start}"]) from None
+    except RecursionError:
+        raise ConfigError(["$: nested too deeply"]) from None
+    except ValueError as error:
+        raise ConfigError([f"$: {error}"]) from None
+    if not isinstance(found, dict):
+        raise ConfigError(["$: must be an object of services"])
+    # Editors write the address of the schema there; it is no service.
+    if isinstance(found.get("$schema"), str):
+        del found["$schema"]
+    return found
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {json.dumps(twice)} stands twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _problem(base: str, detail: ErrorDetails) -> str:
+    path = base + "".join(map(_step, detail["loc"]))
+    message = detail["msg"]
+    if detail["type"] == "extra_forbidden":
+        message = "unknown key"
+    elif detail["type"] == "missing":
+        message = "required, and missing"
+    else:
+        message += f", not {_short(detail['input'])}"
+    return f"{path}: {message}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _option_problems(spec: ServiceSpec) -> list[str]:
+    """Check the keys of ``options`` that the system itself reads."""
+    shapes = {
+        "group": "must be a string or a list of strings",
+        "file_ext": "must be a list of strings",
+        "sizes": "must be a list of strings",
+    }
+    return [
+        f"{json_path(spec.name, 'options', key)}: {rule}, not {_short(spec.options[key])}"
+        for key, rule in shapes.items()
+        if key in spec.options
+        and not _strings(spec.options[key])
+        and not (key == "group" and isinstance(spec.options[key], str))
+    ]
+
+
+def _strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _extension(text: str) -> str:
+    return text.removeprefix(".").casefold()
+
+
+def _setting_problems(settings: Settings) -> Iterable[str]:
+    for header in settings.add_header:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[\x20-\x7e\x80-\xff]*", header):
+            yield f"settings.add_header: must be NAME=VALUE, not {_short(header)}"
+    if (settings.key is not None) and settings.cert is None:
+        yield "settings.key: needs cert as well"
+    if settings.http_port == -1 and settings.ws_port in (None, -1):
+        yield "settings.http_port: -1 leaves nothing to listen on; give a ws_port"
+    if any(count < 1 for _, count in settings.local_session):
+        yield "settings.local_session: COUNT must be 1 or more"

@@ -1,0 +1,121 @@
+"""The life of a reservation: phases, events and the table that joins them.
+
+A slot is free again only in a phase of ``ENDED``: while a ``stop`` is under way, or
+hangs, the instance still counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from wsserver.errors import IllegalTransition
+
+
+class Phase(Enum):
+    """Where a reservation stands."""
+
+    RESERVED = "reserved"
+    STARTING = "starting"
+    OPEN = "open"
+    STOPPING = "stopping"
+    QUARANTINED = "quarantined"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+    RELEASED = "released"
+    FAILED = "failed"
+
+
+class Event(Enum):
+    """What can happen to a reservation."""
+
+    CLAIM = "claim"
+    STARTED = "started"
+    CLOSE = "close"
+    RELEASE = "release"
+    FAIL = "fail"
+    EXPIRE = "expire"
+    HUNG = "hung"
+    STOPPED = "stopped"
+
+
+ENDED = frozenset({Phase.CLOSED, Phase.EXPIRED, Phase.RELEASED, Phase.FAILED})
+
+#: What a reservation becomes once its instance has stopped, by the event that ended it.
+ENDINGS = {Event.CLOSE: Phase.CLOSED, Event.RELEASE: Phase.RELEASED, Event.FAIL: Phase.FAILED}
+
+# An end that comes while another is under way changes nothing: the first one counts.
+_END = dict.fromkeys(ENDINGS, Phase.STOPPING)
+_STILL_QUARANTINED = dict.fromkeys([*ENDINGS, Event.HUNG], Phase.QUARANTINED)
+
+#: Every move there is.  STOPPED leads to the phase that the first end decided; CLOSED
+#: stands for all of ``ENDINGS`` there.  An ended reservation knows no event any more.
+TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
+    Phase.RESERVED: {
+        Event.CLAIM: Phase.STARTING,
+        Event.EXPIRE: Phase.EXPIRED,
+        Event.RELEASE: Phase.RELEASED,
+    },
+    Phase.STARTING: {Event.CLAIM: Phase.STARTING, Event.STARTED: Phase.OPEN, **_END},
+    Phase.OPEN: {Event.CLAIM: Phase.OPEN, **_END},
+    Phase.STOPPING: {Event.HUNG: Phase.QUARANTINED, Event.STOPPED: Phase.CLOSED, **_END},
+    Phase.QUARANTINED: {Event.STOPPED: Phase.CLOSED, **_STILL_QUARANTINED},
+    Phase.CLOSED: {},
+    Phase.EXPIRED: {},
+    Phase.RELEASED: {},
+    Phase.FAILED: {},
+}
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """One instance of a service, promised to whoever holds the token.
+
+    ``since`` is monotonic and tells when the present phase began; ``timestamp`` is the
+    wall clock at the reservation, in seconds since the epoch.  ``progress`` is the last
+    line that the script reported.
+    """
+
+    token: str
+    service: str
+    index: int
+    options: Mapping[str, str]
+    since: float
+    timestamp: float
+    phase: Phase = Phase.RESERVED
+    ending: Phase | None = None
+    reason: str = ""
+    progress: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it still holds its slot."""
+        return self.phase not in ENDED
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a websocket may still come in on its token."""
+        return self.phase in (Phase.RESERVED, Phase.STARTING, Phase.OPEN)
+
+    def advance(self, event: Event, now: float, reason: str = "") -> Reservation:
+        """Return the reservation after ``event``.
+
+        Raises:
+            IllegalTransition: the table has no such move.
+        """
+        try:
+            phase = TRANSITIONS[self.phase][event]
+        except KeyError:
+            raise IllegalTransition(f"{event.value} while {self.phase.value}") from None
+        if event is Event.STOPPED:
+            phase = self.ending or phase
+        if phase is self.phase:
+            return self
+        return replace(
+            self,
+            phase=phase,
+            since=now,
+            ending=self.ending or ENDINGS.get(event),
+            reason=self.reason or reason,
+        )

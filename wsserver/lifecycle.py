@@ -119,3 +119,7 @@ class Reservation:
             ending=self.ending or ENDINGS.get(event),
             reason=self.reason or reason,
         )
+
+    def noted(self, progress: str) -> Reservation:
+        """Return the reservation with what its script last said."""
+        return replace(self, progress=progress)

@@ -1,0 +1,184 @@
+"""The desk: reserve, claim, report, release, sweep.  The only writer of reservations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from wsserver import registry
+from wsserver.errors import BadRequest, NoSuchService, NoSuchToken, ShuttingDown, Unavailable
+from wsserver.lifecycle import Event, Phase, Reservation
+from wsserver.scripts import Offer
+
+#: How often unused reservations are looked for, in seconds.
+SWEEP_PERIOD = 1.0
+
+Watcher = Callable[[Reservation], None]
+
+
+class Store(Protocol):
+    """Where reservations live."""
+
+    def get(self, token: str) -> Reservation | None:
+        """Return the live reservation of ``token``, or None."""
+
+    def put(self, reservation: Reservation) -> None:
+        """Keep the newest state of a reservation."""
+
+    def live(self) -> list[Reservation]:
+        """Return every reservation that holds a slot."""
+
+
+class Desk(Service):
+    """Hands out slots and knows what became of them.
+
+    ``timeout`` is how long an unused reservation is kept, in seconds; ``mint`` makes
+    tokens; ``wall`` is the clock that people read, ``clock`` the monotonic one.
+    """
+
+    _log = Logger(namespace="wsserver.desk")
+
+    def __init__(
+        self,
+        offers: Mapping[str, Offer],
+        store: Store,
+        clock: IReactorTime,
+        mint: Callable[[], str],
+        wall: Callable[[], float],
+        timeout: float = 300.0,
+    ) -> None:
+        self.offers = offers
+        self.timeout = timeout
+        self._store = store
+        self._clock = clock
+        self._mint = mint
+        self._wall = wall
+        self._watchers: list[Watcher] = []
+        self._draining = False
+        self._sweeping = LoopingCall(self.sweep)
+        self._sweeping.clock = clock
+
+    def startService(self) -> None:
+        """Begin to look for reservations that nobody uses."""
+        super().startService()
+        self._sweeping.start(SWEEP_PERIOD).addErrback(self._sweep_failed)
+
+    def stopService(self) -> None:
+        """Take no more reservations."""
+        super().stopService()
+        self.drain()
+        if self._sweeping.running:
+            self._sweeping.stop()
+
+    def drain(self) -> None:
+        """Refuse new reservations and claims from now on."""
+        self._draining = True
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` with every reservation that changes."""
+        self._watchers.append(watcher)
+
+    def live(self) -> list[Reservation]:
+        """Return every reservation that holds a slot."""
+        return self._store.live()
+
+    def free(self, name: str) -> int:
+        """Return how many instances of a service are free."""
+        return registry.free_count(self.offers[name].spec, self.live())
+
+    def retry_in(self, name: str) -> int | None:
+        """Return the seconds until the oldest unused reservation expires, or None."""
+        spec = self.offers[name].spec
+        return registry.retry_after(spec, self.live(), self._clock.seconds(), self.timeout)
+
+    def offer(self, name: str) -> Offer:
+        """Return the service of that name, or raise NoSuchService."""
+        try:
+            return self.offers[name]
+        except KeyError:
+            raise NoSuchService(f"no service is called {name!r}") from None
+
+    def reserve(self, name: str, options: Mapping[str, str]) -> Reservation:
+        """Reserve an instance of a service.
+
+        Raises:
+            NoSuchService, Unavailable, BadRequest, AtCapacity, ShuttingDown.
+        """
+        if self._draining:
+            raise ShuttingDown
+        offer = self.offer(name)
+        if offer.unavailable is not None:
+            raise Unavailable(offer.unavailable)
+        try:
+            offer.script.check(offer.spec.options, options)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        now = self._clock.seconds()
+        index = registry.admit(offer.spec, self.live(), now, self.timeout)
+        reservation = Reservation(self._mint(), name, index, dict(options), now, self._wall())
+        self._put(reservation)
+        return reservation
+
+    def claim(self, token: str) -> Reservation:
+        """Use a reservation for a websocket; the first use starts the service.
+
+        Raises:
+            NoSuchToken, ShuttingDown.
+        """
+        if self._draining:
+            raise ShuttingDown
+        self.sweep()
+        reservation = self._store.get(token)
+        if reservation is None or not reservation.joinable:
+            raise NoSuchToken
+        return self._advance(reservation, Event.CLAIM)
+
+    def report(self, token: str, event: Event, reason: str = "") -> None:
+        """Note what became of a reservation; one that has ended already stays as it is."""
+        reservation = self._store.get(token)
+        if reservation is not None:
+            self._advance(reservation, event, reason)
+
+    def note(self, token: str, progress: str) -> None:
+        """Keep what a script said of its progress."""
+        reservation = self._store.get(token)
+        if reservation is not None and reservation.phase is Phase.STARTING:
+            self._put(reservation.noted(progress))
+
+    def release(self, token: str) -> None:
+        """Give a reservation up, used or not.  Raises NoSuchToken."""
+        reservation = self._store.get(token)
+        if reservation is None:
+            raise NoSuchToken
+        self._advance(reservation, Event.RELEASE, "released")
+
+    def sweep(self) -> None:
+        """Reclaim the reservations that nobody used in time."""
+        for unused in registry.expired(self.live(), self._clock.seconds(), self.timeout):
+            self._advance(unused, Event.EXPIRE, f"not used within {self.timeout:g} s")
+
+    def _advance(self, reservation: Reservation, event: Event, reason: str = "") -> Reservation:
+        moved = reservation.advance(event, self._clock.seconds(), reason)
+        if moved is not reservation:
+            self._put(moved)
+        return moved
+
+    def _put(self, reservation: Reservation) -> None:
+        self._store.put(reservation)
+        self._log.info(
+            "{name} {index}: {phase} {detail}",
+            name=reservation.service,
+            index=reservation.index,
+            phase=reservation.phase.value,
+            detail=reservation.progress or reservation.reason,
+        )
+        for watcher in self._watchers:
+            watcher(reservation)
+
+    def _sweep_failed(self, failure: object) -> None:
+        self._log.failure("the sweep stopped", failure=failure)

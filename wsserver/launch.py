@@ -1,0 +1,239 @@
+"""Run the start and stop of scripts in threads of our own, with deadlines.
+
+A thread cannot be cancelled: a start that comes home too late is stopped, never adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from threading import Thread
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from wsserver.config import ServiceSpec
+from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
+from wsserver.scripts import Address, Offer, RemoteServiceScript
+
+T = TypeVar("T")
+Addresses = dict[str, Address]
+
+#: The name of the socket of a service that has just one.
+DEFAULT_SOCKET = "default"
+#: The most threads for scripts, however many instances there may be.
+MAX_THREADS = 128
+
+
+class ScriptThreads(ThreadPool):
+    """Threads that a hung script cannot keep from dying with the process."""
+
+    threadFactory = staticmethod(partial(Thread, daemon=True))  # type: ignore[assignment]
+
+    def __init__(self, instances: int) -> None:
+        # A start that hangs must leave a thread to the stop that ends it.
+        most = min(max(2, 2 * instances), MAX_THREADS)
+        super().__init__(0, most, "wsserver scripts")
+
+    def stop(self) -> None:
+        """End the idle threads.  Threads in a hung script are left alone."""
+        if not self.working:
+            super().stop()
+
+
+class Launcher:
+    """Prepares instances.
+
+    ``run`` calls a function in a thread and returns a Deferred of its result;
+    ``call_from_thread`` calls one in the thread of the reactor.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        run: Callable[[Callable[[], Any]], Deferred[Any]],
+        call_from_thread: Callable[..., object],
+    ) -> None:
+        self.clock = clock
+        self.run = run
+        self.call_from_thread = call_from_thread
+
+    @classmethod
+    def with_threads(cls, reactor: Any, pool: ThreadPool) -> Launcher:
+        """Return a launcher on a real reactor."""
+        threads: IReactorFromThreads = reactor
+        run = partial(deferToThreadPool, reactor, pool)
+        return cls(reactor, run, threads.callFromThread)
+
+    def prepare(
+        self,
+        offer: Offer,
+        index: int,
+        options: Mapping[str, str],
+        on_progress: Callable[[str], None],
+    ) -> Instance:
+        """Return an instance that is not started yet."""
+        spec = offer.spec
+        create = partial(offer.script.create, spec.name, index, spec.options, options)
+        return Instance(self, spec, index, create, on_progress)
+
+
+class Instance:
+    """One instance of a service: started at most once, and stopped whatever happened."""
+
+    _log = Logger(namespace="wsserver.launch")
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        spec: ServiceSpec,
+        index: int,
+        create: Callable[[], RemoteServiceScript],
+        on_progress: Callable[[str], None],
+    ) -> None:
+        self._launcher = launcher
+        self._spec = spec
+        self._index = index
+        self._create = create
+        self._on_progress = on_progress
+        self._script: RemoteServiceScript | None = None
+        self._cancelled = False
+        self._home: Deferred[None] | None = None
+
+    def start(self) -> Deferred[Addresses]:
+        """Create the script and run its ``start``; call it once.
+
+        Fails with ServiceFailed, or with StartTimeout after ``start_timeout``.
+        """
+        wanted: Deferred[Addresses] = Deferred()
+        self._home = Deferred()
+        clock = self._launcher.clock
+        late = clock.callLater(self._spec.start_timeout, self._too_late, wanted)
+
+        def arrived(result: Addresses | Failure) -> None:
+            if late.active():
+                late.cancel()
+            if not wanted.called:
+                wanted.callback(result)  # type: ignore[arg-type]
+            elif isinstance(result, Failure):
+                self._log.debug("late failure: {e}", e=result.value)
+            assert self._home is not None
+            self._home.callback(None)
+
+        started = self._launcher.run(self._start_in_thread)
+        started.addCallbacks(_addresses, self._explain).addErrback(_public).addBoth(arrived)
+        return wanted
+
+    def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
+        """End the instance; the Deferred fires when it has really ended.
+
+        ``on_hung`` is called where that takes longer than ``stop_timeout``.
+        """
+        hung = self._launcher.clock.callLater(self._spec.stop_timeout, on_hung)
+
+        def done(result: T) -> T:
+            if hung.active():
+                hung.cancel()
+            return result
+
+        return Deferred.fromCoroutine(self._stop()).addBoth(done)
+
+    async def _stop(self) -> None:
+        if self._home is None:
+            return
+        self._cancel()
+        if not self._home.called:
+            await self._start_returned(self._home)
+        await self._run_stop()
+        if not self._home.called:
+            await self._home
+            await self._run_stop()
+
+    async def _start_returned(self, home: Deferred[None]) -> None:
+        """Give the helpers of a cancelled start the time to notice, half a stop_timeout."""
+        enough: Deferred[None] = Deferred()
+        timer = self._launcher.clock.callLater(
+            self._spec.stop_timeout / 2, lambda: enough.called or enough.callback(None)
+        )
+        home.addCallback(lambda _: enough.called or enough.callback(None))
+        await enough
+        if timer.active():
+            timer.cancel()
+
+    async def _run_stop(self) -> None:
+        script = self._script
+        if script is None:
+            return
+        try:
+            await self._launcher.run(script.stop)
+        except Exception:
+            self._log.failure(
+                "{name} {index}: stop failed", name=self._spec.name, index=self._index
+            )
+
+    def _start_in_thread(self) -> object:
+        script = self._create()
+        if not isinstance(script, RemoteServiceScript):
+            raise TypeError(f"create() returned {script!r}, which is no RemoteServiceScript")
+        script.on_progress = partial(self._launcher.call_from_thread, self._on_progress)
+        self._script = script
+        if self._cancelled:
+            script.cancelled.set()
+        return script.start()
+
+    def _too_late(self, wanted: Deferred[Addresses]) -> None:
+        self._cancel()
+        timeout = self._spec.start_timeout
+        wanted.errback(StartTimeout(f"{self._spec.name} did not start within {timeout:g} s"))
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._script is not None:
+            self._script.cancelled.set()
+
+    def _explain(self, failure: Failure) -> Failure:
+        """Log why a start failed, with the end of what its programs printed."""
+        if not self._cancelled:
+            self._log.warn(
+                "{name} {index}: start failed: {reason}\n{output}",
+                name=self._spec.name,
+                index=self._index,
+                reason=failure.getTraceback(),
+                output=self._script.output() if self._script is not None else "",
+            )
+        return failure
+
+
+def _public(failure: Failure) -> Failure:
+    """Turn whatever a script raised into an error that the user may see."""
+    if failure.check(WSServerError, CancelledError):
+        return failure
+    return Failure(ServiceFailed("the service could not be started"))
+
+
+def _addresses(reply: object) -> Addresses:
+    """Check what ``start`` returned; a single address gets the default name."""
+    named = dict(reply) if isinstance(reply, Mapping) else {DEFAULT_SOCKET: reply}
+    for name, address in named.items():
+        if not (isinstance(name, str) and _is_address(address)):
+            raise ServiceFailed("the service did not say where it listens")
+    if not named:
+        raise ServiceFailed("the service did not say where it listens")
+    return {name: (host, port) for name, (host, port) in named.items()}
+
+
+def _is_address(value: object) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    host, port = value
+    return (
+        isinstance(host, str)
+        and bool(host.strip())
+        and type(port) is int
+        and 1 <= port <= 65535
+    )

@@ -231,9 +231,4 @@ def _is_address(value: object) -> bool:
     if not isinstance(value, tuple | list) or len(value) != 2:
         return False
     host, port = value
-    return (
-        isinstance(host, str)
-        and bool(host.strip())
-        and type(port) is int
-        and 1 <= port <= 65535
-    )
+    return isinstance(host, str) and bool(host.strip()) and type(port) is int and 1 <= port <= 65535

@@ -1,0 +1,222 @@
+"""The REST door (contract.md, "REST"): routes on the desk, JSON out, one error map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from werkzeug.exceptions import HTTPException
+
+from wsserver.access import Caller, check_may_use, identify, may_use
+from wsserver.desk import Desk
+from wsserver.errors import BadRequest, WSServerError
+from wsserver.lifecycle import Reservation
+from wsserver.scripts import Offer
+
+P = ParamSpec("P")
+Answer = bytes | str
+
+_READ = ["GET", "HEAD"]
+_CHANGE = ["GET", "POST"]
+
+
+def _for_callers(
+    route: Callable[Concatenate[Api, Request, Caller, P], Any],
+) -> Callable[Concatenate[Api, Request, P], Any]:
+    """Let a route be used with the security token only, where there is one."""
+
+    @wraps(route)
+    def guarded(self: Api, request: Request, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return route(self, request, self._caller(request), *args, **kwargs)
+
+    return guarded
+
+
+class Api:
+    """The resource below ``/v1``.
+
+    ``stop`` shuts the server down; ``status_page`` renders the page for people;
+    ``websocket_port`` is that of a websocket listener of its own, if there is one.
+    """
+
+    app = Klein()
+    _log = Logger(namespace="wsserver.api")
+
+    def __init__(
+        self,
+        desk: Desk,
+        stop: Callable[[], object],
+        status_page: Callable[[Request, Desk], Any],
+        security_token: str | None = None,
+    ) -> None:
+        self._desk = desk
+        self._stop = stop
+        self._status_page = status_page
+        self._security_token = security_token
+        self.websocket_port: int | None = None
+
+    @app.route("/services", methods=_READ, strict_slashes=False)
+    @_for_callers
+    def services(self, request: Request, caller: Caller) -> Answer:
+        """List what the caller may reserve."""
+        extension = _fields(request).get("file_ext")
+        offers = [o for o in self._desk.offers.values() if may_use(o.spec, caller)]
+        if extension is not None:
+            offers = [offer for offer in offers if offer.spec.views(extension)]
+        return _json(request, [self._service(offer) for offer in offers])
+
+    @app.route("/reserve/<path:name>", methods=_CHANGE, strict_slashes=False)
+    @_for_callers
+    def reserve(self, request: Request, caller: Caller, name: str) -> Answer:
+        """Reserve an instance; query fields are its options."""
+        options = _fields(request)
+        options.pop("security_token", None)
+        check_may_use(self._desk.offer(name).spec, caller)
+        made = self._desk.reserve(name, options)
+        return _json(
+            request,
+            {
+                "token": made.token,
+                "service": made.service,
+                "index": made.index,
+                "expires_in": self._desk.timeout,
+                "websocket_port": self._direct_port(request),
+            },
+        )
+
+    @app.route("/release/<path:token>", methods=_CHANGE, strict_slashes=False)
+    def release(self, request: Request, token: str) -> Answer:
+        """Release a reservation: the token itself is the permission."""
+        self._desk.release(token)
+        return _json(request, {"released": True})
+
+    @app.route("/status", methods=_READ, strict_slashes=False)
+    @_for_callers
+    def status(self, request: Request, caller: Caller) -> Answer:
+        """List every service with its live instances."""
+        live = self._desk.live()
+        return _json(
+            request,
+            [
+                {
+                    "name": name,
+                    "count": offer.spec.count,
+                    "common_options": offer.spec.options,
+                    "instances": [_instance(r) for r in live if r.service == name],
+                }
+                for name, offer in self._desk.offers.items()
+            ],
+        )
+
+    @app.route("/status_view", methods=_READ, strict_slashes=False)
+    @_for_callers
+    def status_view(self, request: Request, caller: Caller) -> Any:
+        """Show the status to people."""
+        return self._status_page(request, self._desk)
+
+    @app.route("/stop", methods=_CHANGE, strict_slashes=False)
+    @_for_callers
+    def stop(self, request: Request, caller: Caller) -> Answer:
+        """Shut the server down, after this answer."""
+        request.notifyFinish().addBoth(lambda _: self._stop())
+        return _json(request, {"stopping": True})
+
+    @app.handle_errors(WSServerError)
+    def failed(self, request: Request, failure: Failure) -> Answer:
+        """Answer a deliberate failure."""
+        error = failure.value
+        assert isinstance(error, WSServerError)
+        if error.retry_after is not None:
+            request.setHeader("Retry-After", str(error.retry_after))
+        if error.http_status == 401:
+            request.setHeader("WWW-Authenticate", "Bearer")
+        return error_body(request, error.http_status, type(error).__name__, str(error))
+
+    @app.handle_errors(HTTPException)
+    def not_routed(self, request: Request, failure: Failure) -> Answer:
+        """Answer a path or a method that does not exist."""
+        error = failure.value
+        assert isinstance(error, HTTPException)
+        for header, value in error.get_headers():
+            if header == "Allow":
+                request.setHeader("Allow", value)
+        return error_body(request, error.code or 500, type(error).__name__, error.name)
+
+    @app.handle_errors(Exception)
+    def crashed(self, request: Request, failure: Failure) -> Answer:
+        """Answer a bug of ours without details."""
+        self._log.failure("a request failed", failure=failure)
+        return error_body(request, 500, "InternalError", "internal error")
+
+    def _caller(self, request: Request) -> Caller:
+        given = _fields(request).get("security_token")
+        scheme, _, bearer = (request.getHeader("authorization") or "").partition(" ")
+        if given is None and scheme.lower() == "bearer":
+            given = bearer.strip()
+        return identify(given, self._security_token)
+
+    def _service(self, offer: Offer) -> dict[str, Any]:
+        name = offer.spec.name
+        return {
+            "name": name,
+            "count": offer.spec.count,
+            "free": self._desk.free(name),
+            "available": offer.unavailable is None,
+            "reason": offer.unavailable,
+            "sizes": offer.spec.sizes,
+            "retry_in": self._desk.retry_in(name),
+        }
+
+    def _direct_port(self, request: Request) -> int | None:
+        """Return the websocket port, or None where it is that of this very request.
+
+        Behind a proxy, which the port of the Host header gives away, it is the proxy
+        that routes websockets.
+        """
+        _, _, port = (request.getHeader("host") or "").rpartition(":")
+        direct = port == str(request.getHost().port)
+        return self.websocket_port if direct else None
+
+
+def error_body(request: Request, status: int, error: str, message: str) -> bytes:
+    """Set the status with a readable reason phrase; return the JSON body."""
+    phrase = "".join(c if " " <= c <= "~" else "?" for c in message)
+    request.setResponseCode(status, phrase.encode("ascii"))
+    return _json(request, {"error": error, "message": message})
+
+
+def _json(request: Request, value: object) -> bytes:
+    request.setHeader("Content-Type", "application/json")
+    request.setHeader("Cache-Control", "no-store")
+    return json.dumps(value).encode() + b"\n"
+
+
+def _instance(reservation: Reservation) -> dict[str, Any]:
+    return {
+        "index": reservation.index,
+        "token": reservation.token,
+        "timestamp": reservation.timestamp,
+        "options": dict(reservation.options),
+        "state": reservation.phase.value,
+        "progress": reservation.progress,
+    }
+
+
+def _fields(request: Request) -> dict[str, str]:
+    """Return the fields of the query; each may stand there once."""
+    fields: dict[str, str] = {}
+    for key, values in (request.args or {}).items():
+        try:
+            name, value = key.decode(), values[-1].decode()
+        except UnicodeDecodeError:
+            raise BadRequest("the query is no UTF-8") from None
+        if len(values) > 1:
+            raise BadRequest(f"{name} stands twice")
+        fields[name] = value
+    return fields

@@ -1,0 +1,183 @@
+"""What people see: front page, viewer, status page, assets, and the static files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.filepath import FilePath
+from twisted.web.http import Request
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.static import File
+from twisted.web.template import Element, Tag, XMLFile, flattenString, renderer, tags
+
+from wsserver.desk import Desk
+from wsserver.lifecycle import Phase, Reservation
+
+#: The pages' own files; noVNC is brought in there at set-up.
+WEB = Path(__file__).parent / "web"
+
+#: The viewer may be told to connect to another host and port, hence ws: and wss:.
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_TYPES = {
+    **File.contentTypes,
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".svg": "image/svg+xml",
+}
+
+
+class Page(Resource):
+    """One of our own HTML pages."""
+
+    isLeaf = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._path = WEB / name
+
+    def render_GET(self, request: Request) -> bytes:
+        """Return the page."""
+        page_headers(request)
+        return self._path.read_bytes()
+
+
+def page_headers(request: Request) -> None:
+    """Set the headers of an HTML page of ours."""
+    for name, value in PAGE_HEADERS.items():
+        request.setHeader(name, value)
+    request.setHeader("Content-Type", "text/html; charset=utf-8")
+    request.setHeader("Cache-Control", "no-cache")
+
+
+class Files(File):
+    """Files below one directory, read-only and browsable, and never outside of it."""
+
+    contentTypes = _TYPES
+    indexNames = ["index.html"]
+
+    #: The real path of the directory at the top.
+    root: Path
+
+    @classmethod
+    def below(cls, directory: str | Path) -> Files:
+        """Return the tree of a directory."""
+        files = cls(str(directory))
+        files.root = Path(directory).resolve()
+        return files
+
+    def getChild(self, path: bytes, request: IRequest) -> IResource:
+        """Return a file or folder; links out of the root and dotfiles do not exist."""
+        if path.startswith(b".") or any(byte < 0x20 for byte in path):
+            return self.childNotFound
+        child = super().getChild(path, request)
+        outside = isinstance(child, Files) and not Path(child.path).resolve().is_relative_to(self.root)
+        return self.childNotFound if outside else child
+
+    def listNames(self) -> list[str]:
+        """Return what a listing shows."""
+        return sorted(name for name in super().listNames() if not name.startswith("."))
+
+    def redirect(self, request: Any) -> bytes:
+        """Add the slash of a folder by a relative address: the Host is not ours to trust."""
+        last = request.path.rsplit(b"/", 1)[-1]
+        _, mark, query = request.uri.partition(b"?")
+        request.setResponseCode(301)
+        request.setHeader("Location", b"./" + last + b"/" + mark + query)
+        return b""
+
+    def createSimilarFile(self, path: str) -> Files:
+        """Return a file of the same tree."""
+        similar: Files = super().createSimilarFile(path)
+        similar.root = self.root
+        return similar
+
+
+class StatusPage(Element):
+    """The status as a table; the page reloads it by itself."""
+
+    loader = XMLFile(FilePath(str(WEB / "status.xml")))
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    @renderer
+    def summary(self, request: IRequest, tag: Tag) -> Tag:
+        """Say in a line how much is in use."""
+        count = sum(offer.spec.count for offer in self._desk.offers.values())
+        return tag(f"{len(self._desk.live())} of {count} instances in use.")
+
+    @renderer
+    def rows(self, request: IRequest, tag: Tag) -> Iterator[Tag]:
+        """Fill a row for each instance, or one for a service without any."""
+        live = self._desk.live()
+        for name, offer in self._desk.offers.items():
+            mine = [r for r in live if r.service == name]
+            used = f"{len(mine)} of {offer.spec.count}"
+            for number, reservation in enumerate(mine):
+                first = "first" if number == 0 else ""
+                yield tag.clone().fillSlots(service=name, used=used, **_cells(reservation, first))
+            if not mine:
+                yield tag.clone().fillSlots(
+                    **{"class": "first idle"},
+                    service=name,
+                    used=used,
+                    index="",
+                    state=offer.unavailable or "free",
+                    iso="",
+                    since="",
+                    options="",
+                    action="",
+                )
+
+
+def _cells(reservation: Reservation, first: str) -> dict[str, Any]:
+    made = datetime.fromtimestamp(reservation.timestamp, UTC)
+    ending = reservation.phase in (Phase.STOPPING, Phase.QUARANTINED)
+    button = tags.button("Release", type="button", class_="release", data_token=reservation.token)
+    button.attributes["data-token"] = button.attributes.pop("data_token")
+    return {
+        "class": f"{first} {reservation.phase.value}".strip(),
+        "index": str(reservation.index),
+        "state": _state(reservation),
+        "iso": made.isoformat(),
+        "since": made.strftime("%H:%M UTC"),
+        "options": ", ".join(f"{k}={v}" for k, v in reservation.options.items()),
+        "action": "" if ending else button,
+    }
+
+
+#: The words of pages.md.
+_WORDS = {
+    Phase.OPEN: "connected",
+    Phase.STOPPING: "ending",
+    Phase.QUARANTINED: "does not end",
+}
+
+
+def _state(reservation: Reservation) -> str:
+    word = _WORDS.get(reservation.phase, reservation.phase.value)
+    detail = reservation.progress if reservation.phase is Phase.STARTING else reservation.reason
+    return f"{word}: {detail}" if detail else word
+
+
+def status_page(request: Request, desk: Desk) -> Deferred[bytes]:
+    """Render the status page."""
+    page_headers(request)
+    request.setHeader("Cache-Control", "no-store")
+    html = flattenString(request, StatusPage(desk))
+    return html.addCallback(lambda body: b"<!DOCTYPE html>\n" + body)

@@ -9,7 +9,7 @@ from wsserver.processes import ProcessGroup
 from wsserver.scripts import RemoteServiceScript
 
 if TYPE_CHECKING:
-    from wsserver.tap import make_service
+    from wsserver.server import make_service
 
 __all__ = ["ProcessGroup", "RemoteServiceScript", "ServiceFailed", "make_service"]
 
@@ -17,7 +17,7 @@ __all__ = ["ProcessGroup", "RemoteServiceScript", "ServiceFailed", "make_service
 def __getattr__(name: str) -> Any:
     # A service script imports this package, and has no use for a web server.
     if name == "make_service":
-        from wsserver.tap import make_service
+        from wsserver.server import make_service
 
         return make_service
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

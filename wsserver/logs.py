@@ -44,9 +44,7 @@ def observer(log_file: str | None = None, verbosity: int = 0) -> ILogObserver:
     levels = LogLevelFilterPredicate(defaultLogLevel=others)
     levels.setLogLevelForNamespace("wsserver", ours)
     # One line a request: wanted from the first -v on.
-    levels.setLogLevelForNamespace(
-        "wsserver.access", LogLevel.info if verbosity else LogLevel.warn
-    )
+    levels.setLogLevelForNamespace("wsserver.access", LogLevel.info if verbosity else LogLevel.warn)
     return FilteringLogObserver(FileLogObserver(out, _line), [levels])
 
 

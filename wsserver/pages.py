@@ -84,7 +84,9 @@ class Files(File):
         if path.startswith(b".") or any(byte < 0x20 for byte in path):
             return self.childNotFound
         child = super().getChild(path, request)
-        outside = isinstance(child, Files) and not Path(child.path).resolve().is_relative_to(self.root)
+        outside = isinstance(child, Files) and not Path(child.path).resolve().is_relative_to(
+            self.root
+        )
         return self.childNotFound if outside else child
 
     def listNames(self) -> list[str]:

@@ -1,0 +1,227 @@
+"""The tree of services: built from settings, listening as one, stopped in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wsserver.access import mint_token
+from wsserver.api import Api
+from wsserver.config import ServiceSpec, Settings, load_services, make_settings
+from wsserver.desk import Desk
+from wsserver.errors import ConfigError, ShuttingDown
+from wsserver.launch import Launcher, ScriptThreads
+from wsserver.pages import status_page
+from wsserver.scripts import Offer, load_offers
+from wsserver.sessions import Sessions
+from wsserver.site import HTTPSite, Root
+from wsserver.store import MemoryStore
+from wsserver.tls import context_factory
+from wsserver.tunnel import TunnelFactory
+
+#: What is offered when nothing else is said.
+DEMO = Path(__file__).parent / "demo.json"
+BACKLOG = 1024
+
+_log = Logger(namespace="wsserver")
+
+
+class Server(MultiService):
+    """All of it: sessions over the desk, and the listeners in front.
+
+    ``http_port`` and ``ws_port`` are the ports in use once it has started, None where
+    there is none.  ``stop`` is what ``/v1/stop`` calls.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        offers: Mapping[str, Offer],
+        stop: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.setName("wsserver")
+        self.http_port: int | None = None
+        self.ws_port: int | None = None
+        self._reactor = reactor
+        self._settings = settings
+        self._offers = offers
+        self._ports: list[IListeningPort] = []
+        self._threads = ScriptThreads(sum(offer.spec.count for offer in offers.values()))
+        self.desk = Desk(offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout)
+        launcher = Launcher.with_threads(reactor, self._threads)
+        self.sessions = Sessions(self.desk, launcher, reactor)
+        self.desk.setServiceParent(self)
+        self.tunnels = TunnelFactory(
+            reactor,
+            self.sessions.join,
+            _basic(settings),
+            settings.headers,
+            settings.max_message_size,
+        )
+        page = status_page
+        self.api = Api(self.desk, stop or self.stopService, page, settings.security_token)
+        root = Root(
+            self.api.app.resource(),
+            settings.http_directory,
+            WebSocketResource(self.tunnels) if settings.one_port else None,
+        )
+        self.site = HTTPSite(root, settings.headers)
+        self._tls = context_factory(settings.cert, settings.key) if settings.cert else None
+
+    def privilegedStartService(self) -> None:
+        """Listen on every port, or on none.
+
+        Raises:
+            CannotListenError: a port is taken or forbidden.
+        """
+        super().privilegedStartService()
+        try:
+            self._listen()
+        except BaseException:
+            for port in self._ports:
+                port.stopListening()
+            raise
+
+    def startService(self) -> None:
+        """Serve, and say in one line what is served where."""
+        if not self._ports:
+            self.privilegedStartService()
+        super().startService()
+        self.sessions.startService()
+        self._threads.start()
+        _log.info("{line}", line=self._banner())
+        for name, offer in self._offers.items():
+            if offer.unavailable is not None:
+                _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
+            if offer.spec.groups and self._settings.security_token is None:
+                _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order, within ``shutdown_timeout``: listeners, clients, services."""
+        if not self.running:
+            return maybeDeferred(lambda: None)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        _log.info("stopping")
+        stopped = [maybeDeferred(super().stopService)]
+        stopped += [maybeDeferred(port.stopListening) for port in self._ports]
+        self._ports.clear()
+        self.tunnels.dismiss_all(ShuttingDown())
+        stopped += [tunnel.is_closed for tunnel in self.tunnels.tunnels]
+        stopped.append(self.sessions.stopService())
+        all_stopped: Deferred[Any] = DeferredList(stopped, consumeErrors=True)
+        all_stopped.addTimeout(self._settings.shutdown_timeout, self._reactor)
+        all_stopped.addErrback(self._stopped_too_late)
+        await all_stopped
+        for tunnel in list(self.tunnels.tunnels):
+            tunnel.transport.abortConnection()
+        self._threads.stop()
+
+    def _stopped_too_late(self, failure: Failure) -> None:
+        names = [f"{r.service} {r.index}" for r in self.desk.live()]
+        _log.error("not stopped in time: {what}", what=", ".join(names) or "a client")
+
+    def _listen(self) -> None:
+        settings = self._settings
+        if settings.http_port != -1:
+            self.http_port = self._listen_on(settings.http_port, self.site)
+        if settings.ws_port not in (None, -1) and not settings.one_port:
+            assert settings.ws_port is not None
+            self.ws_port = self._listen_on(settings.ws_port, self.tunnels)
+        self.api.websocket_port = self.ws_port
+
+    def _listen_on(self, number: int, factory: IProtocolFactory) -> int:
+        outcome: list[Any] = []
+        # A listener on this machine is there, or is not, at once.
+        self._endpoint(number).listen(factory).addBoth(outcome.append)
+        if isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        self._ports.append(outcome[0])
+        port: int = outcome[0].getHost().port
+        return port
+
+    def _endpoint(self, number: int) -> IStreamServerEndpoint:
+        interface = self._settings.interface
+        if self._tls is not None:
+            return SSL4ServerEndpoint(self._reactor, number, self._tls, BACKLOG, interface)
+        family = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
+        return family(self._reactor, number, BACKLOG, interface)
+
+    def _banner(self) -> str:
+        secure = "s" if self._tls is not None else ""
+        host = self._settings.interface or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        parts = []
+        if self.http_port is not None:
+            served = "files, " if self._settings.http_directory else "pages, "
+            sockets = " and websockets" if self._settings.one_port else ""
+            parts.append(f"http{secure}://{host}:{self.http_port}/ ({served}REST{sockets})")
+        if self.ws_port is not None:
+            parts.append(f"ws{secure}://{host}:{self.ws_port}/")
+        names = [f"{name} x{offer.spec.count}" for name, offer in self._offers.items()]
+        basic = _basic(self._settings)
+        if basic is not None:
+            names.append(f"a tunnel to {basic[0]}:{basic[1]} without token")
+        return f"wsserver listens on {' and '.join(parts)}; offers {', '.join(names) or 'nothing'}"
+
+
+def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given: Any) -> Server:
+    """Return the server as a service, to embed it in a reactor of your own.
+
+    Settings have the names of the command line; the reactor is not patched, so its
+    timers follow whatever clock it has.  ``stop`` is called on ``/v1/stop``; by default
+    this service alone stops.
+
+    Raises:
+        ConfigError: with everything that is wrong with settings, service file or scripts.
+    """
+    settings = make_settings(given)
+    return Server(reactor, settings, offers_of(settings), stop)
+
+
+def offers_of(settings: Settings) -> dict[str, Offer]:
+    """Read the service file and load its scripts.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    path = Path(settings.remote_session_config) if settings.remote_session_config else None
+    if path is None and settings.client_port is None and not settings.local_session:
+        path = DEMO
+    folder = path.parent if path is not None else Path()
+    specs = list(_read(path).values()) if path is not None else []
+    return load_offers([*specs, *_local_sessions(settings.local_session)], folder)
+
+
+def _read(path: Path) -> dict[str, ServiceSpec]:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    return load_services(text)
+
+
+def _local_sessions(wanted: Sequence[tuple[str, int]]) -> list[ServiceSpec]:
+    """Return the services of ``--local_session`` (contract.md, "Command line")."""
+    make = partial(ServiceSpec, script="local_session.py")
+    return [make(name=f"local_{app}", count=n, options={"app": app}) for app, n in wanted]
+
+
+def _basic(settings: Settings) -> tuple[str, int] | None:
+    if settings.client_port is None:
+        return None
+    return settings.client_hostname, settings.client_port

@@ -1,0 +1,148 @@
+"""The HTTP port: which resource answers which path, and what holds for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from twisted.logger import Logger
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request as WebRequest
+from twisted.web.server import Site
+
+from wsserver.api import error_body
+from wsserver.pages import WEB, Files, Page
+
+#: The largest request body, in bytes; the REST interface needs almost none.
+MAX_BODY = 64 * 1024
+
+#: The viewer under its own name, and the one that clients of the original know.
+VIEWERS = (b"viewer.html", b"vnc_envision.html")
+
+
+class Root(Resource):
+    """Finds the resource of a path (contract.md, "HTTP").
+
+    ``websocket`` takes over every upgrade request, whatever its path, where
+    websockets share the HTTP port.
+    """
+
+    def __init__(
+        self,
+        api: IResource,
+        directory: str | None = None,
+        websocket: WebSocketResource | None = None,
+    ) -> None:
+        super().__init__()
+        self._websocket = websocket
+        self._files = Files.below(directory) if directory is not None else None
+        self.putChild(b"v1", api)
+        self.putChild(b"wsserver", Files.below(WEB))
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+        """Return the resource that answers."""
+        upgrade = request.getHeader("upgrade") or ""
+        if self._websocket is not None and upgrade.lower() == "websocket":
+            return self._websocket
+        if path in self.children:
+            return self.children[path]
+        if _reserved(path):
+            return NotHere()
+        if path in VIEWERS and not self._has(path):
+            return Page("viewer.html")
+        if self._files is not None:
+            return self._files.getChildWithDefault(path, request)
+        return Page("front.html") if path == b"" else NotHere()
+
+    def _has(self, name: bytes) -> bool:
+        return self._files is not None and self._files.child(name.decode()).isfile()
+
+
+class NotHere(Resource):
+    """Nothing is found at this path."""
+
+    isLeaf = True
+
+    def render(self, request: IRequest) -> bytes:
+        """Answer 404."""
+        assert isinstance(request, HTTPRequest)
+        return error_body(request, 404, "NotFound", "nothing is found here")
+
+
+def _reserved(path: bytes) -> bool:
+    return path.startswith(b"ansys") or (path[:1] == b"v" and path[1:].isdigit())
+
+
+class Request(WebRequest):
+    """A request with a bounded body and the headers that every answer carries."""
+
+    site: HTTPSite
+    _refused = False
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too large."""
+        self._refused = length is not None and length > MAX_BODY
+        super().gotLength(0 if self._refused else length)
+        if self._refused:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Refuse a body that turns out to be too large."""
+        self._received += len(data)
+        if self._refused:
+            return
+        if self._received > MAX_BODY:
+            self._refused = True
+            self._refuse()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Answer, unless the answer was a refusal already."""
+        if not self._refused:
+            super().requestReceived(command, path, version)
+
+    def render(self, resrc: IResource) -> None:
+        """Set the headers of every answer."""
+        self.setHeader("Server", "wsserver")
+        for name, value in self.site.headers:
+            self.setHeader(name, value)
+        super().render(resrc)
+
+    def _refuse(self) -> None:
+        self.channel.transport.write(
+            b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.channel.loseConnection()
+
+
+class HTTPSite(Site):
+    """The site; ``headers`` go with every answer."""
+
+    requestFactory = Request
+    noisy = False
+    _access = Logger(namespace="wsserver.access")
+
+    def __init__(self, root: Root, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(root)
+        self.headers = headers
+
+    def log(self, request: HTTPRequest) -> None:
+        """Note an answered request; the log keeps the tokens out."""
+        self._access.info(
+            "{peer} {method} {uri} {code} {length}",
+            peer=request.getClientAddress().host,
+            method=_text(request.method),
+            uri=_text(request.uri),
+            code=request.code,
+            length=request.sentLength,
+        )
+
+
+def _text(outside: bytes) -> str:
+    """Return bytes from outside in one short, harmless line."""
+    return outside[:256].decode("utf-8", "replace").encode("unicode_escape").decode()

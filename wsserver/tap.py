@@ -1,0 +1,179 @@
+"""``twistd wsserver``: the command line (contract.md, "Command line")."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.internet.error import CannotListenError
+from twisted.python import usage
+
+from wsserver.config import Settings, load_settings, make_settings, service_file_schema
+from wsserver.errors import ConfigError
+from wsserver.logs import observer
+from wsserver.server import Server, offers_of
+
+_TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise usage.UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="twistd -n wsserver",
+        description="Reserve, launch and tunnel services to web browsers.",
+        epilog="Every long option may be written with dashes as well as with underscores.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "ws_port",
+        nargs="?",
+        type=int,
+        help="port of a websocket listener of its own; "
+        "default, and -1: websockets come in on the HTTP port",
+    )
+    add("-c", "--remote_session_config", metavar="FILE", help="the service file (JSON)")
+    add("--http_port", type=int, metavar="PORT", help="default 9090; -1 for no HTTP")
+    add("--interface", metavar="ADDRESS", help="address to listen on; default all")
+    add("--http_directory", metavar="DIR", help="serve the files below DIR at /")
+    add("--add_header", nargs="+", action="extend", metavar="NAME=VALUE",
+        help="add headers to every HTTP answer")  # fmt: skip
+    add("--cert", metavar="PEM", help="certificate: serve https and wss")
+    add("--key", metavar="PEM", help="key of the certificate, if not in the same file")
+    add("--security_token", metavar="SECRET",
+        help=f"what REST calls must show; better set {_TOKEN_VARIABLE}")  # fmt: skip
+    add("--client_hostname", metavar="HOST", help="where websockets without token go")
+    add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
+    add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")
+    add("--shutdown_timeout", type=float, metavar="SECONDS", help="longest shutdown; 20")
+    add("--max_message_size", type=int, metavar="BYTES", help="largest websocket message; 16 MiB")
+    add("--local_session", nargs=2, action="append", metavar=("APP", "COUNT"),
+        help="offer the program APP as service local_APP")  # fmt: skip
+    add("--log_file", metavar="FILE", help="append the log to FILE")
+    add("-v", "--verbose", action="count", help="log requests; twice: log everything")
+    add("--settings", metavar="FILE", help="TOML file with any of these options")
+    add("--check", action="store_true", help="check service file, scripts and settings, then exit")
+    add("--schema", action="store_true", help="print the JSON Schema of the service file")
+    return parser
+
+
+class Options(usage.Options):
+    """The options of ``twistd wsserver``; ``settings`` holds them checked and merged."""
+
+    settings: Settings
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the arguments after ``wsserver``.
+
+        Raises:
+            UsageError: an argument is wrong.
+            SystemExit: with every problem of the settings; or after --check and --schema.
+        """
+        given = vars(_parser().parse_args([_underscored(word) for word in options or []]))
+        if given.pop("schema", False):
+            raise _printed(json.dumps(service_file_schema(), indent=2))
+        check = given.pop("check", False)
+        try:
+            self.settings = _merged(given)
+            if check:
+                raise _printed(_checked(self.settings))
+        except ConfigError as error:
+            raise SystemExit(str(error)) from None
+        self._set_log()
+
+    def _set_log(self) -> None:
+        twistd = getattr(self, "parent", None)
+        if twistd is None:
+            return
+        log_file = self.settings.log_file or twistd.get("logfile")
+        if log_file is None and not twistd.get("nodaemon"):
+            log_file = "twistd.log"
+        log_file = None if log_file == "-" else log_file
+        twistd["logger"] = partial(observer, log_file, self.settings.verbose)
+
+
+def makeService(options: Options) -> Server:  # noqa: N802
+    """Return the server that twistd runs; problems end the process with status 1."""
+    from twisted.internet import reactor
+
+    # Twisted's timers follow the wall clock, which may step; nothing is timed yet.
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    try:
+        offers = offers_of(options.settings)
+        return TwistdServer(reactor, options.settings, offers, reactor.stop)  # type: ignore[attr-defined]
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
+
+
+class TwistdServer(Server):
+    """The server as a process of its own: where it cannot listen, it ends with a line."""
+
+    def privilegedStartService(self) -> None:
+        """Listen on every port, or exit."""
+        try:
+            super().privilegedStartService()
+        except CannotListenError as error:
+            raise SystemExit(f"wsserver: {error}") from None
+
+
+def _underscored(word: str) -> str:
+    """Return an option with underscores in its name, however it was written."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _merged(given: dict[str, Any]) -> Settings:
+    """Join defaults < settings file < environment < command line."""
+    headers = given.get("add_header", [])
+    # "--add_header A=B 9000": the port stands last.
+    if "ws_port" not in given and headers and re.fullmatch(r"-1|\d+", headers[-1]):
+        given["ws_port"] = int(headers.pop())
+    if "local_session" in given:
+        given["local_session"] = [_local(app, count) for app, count in given["local_session"]]
+    path = given.pop("settings", None)
+    token = os.environ.get(_TOKEN_VARIABLE)
+    environment = {"security_token": token} if token is not None else {}
+    return make_settings(_from_file(path) if path else {}, environment, given)
+
+
+def _local(app: str, count: str) -> tuple[str, int]:
+    if not count.isdigit():
+        raise usage.UsageError(f"--local_session {app}: COUNT must be a number, not {count}")
+    return app, int(count)
+
+
+def _from_file(path: str) -> Mapping[str, Any]:
+    try:
+        return load_settings(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: no UTF-8 at byte {error.start}"]) from error
+
+
+def _checked(settings: Settings) -> str:
+    """Return what --check says of sound settings, or raise ConfigError."""
+    lines = [
+        f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}"
+        for name, offer in offers_of(settings).items()
+    ]
+    return "\n".join([*lines, "no problems found"])
+
+
+def _printed(text: str) -> SystemExit:
+    print(text)  # noqa: T201
+    return SystemExit(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
@@ -17,10 +16,13 @@ from wsserver.access import Caller, check_may_use, identify, may_use
 from wsserver.desk import Desk
 from wsserver.errors import BadRequest, WSServerError
 from wsserver.lifecycle import Reservation
+from wsserver.replies import error_body, json_body
 from wsserver.scripts import Offer
 
 P = ParamSpec("P")
 Answer = bytes | str
+
+_log = Logger(namespace="wsserver.api")
 
 _READ = ["GET", "HEAD"]
 _CHANGE = ["GET", "POST"]
@@ -35,7 +37,7 @@ def _for_callers(
     def guarded(self: Api, request: Request, *args: P.args, **kwargs: P.kwargs) -> Any:
         return route(self, request, self._caller(request), *args, **kwargs)
 
-    return guarded
+    return guarded  # type: ignore[return-value]
 
 
 class Api:
@@ -46,7 +48,6 @@ class Api:
     """
 
     app = Klein()
-    _log = Logger(namespace="wsserver.api")
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Api:
         offers = [o for o in self._desk.offers.values() if may_use(o.spec, caller)]
         if extension is not None:
             offers = [offer for offer in offers if offer.spec.views(extension)]
-        return _json(request, [self._service(offer) for offer in offers])
+        return json_body(request, [self._service(offer) for offer in offers])
 
     @app.route("/reserve/<path:name>", methods=_CHANGE, strict_slashes=False)
     @_for_callers
@@ -79,7 +80,7 @@ class Api:
         options.pop("security_token", None)
         check_may_use(self._desk.offer(name).spec, caller)
         made = self._desk.reserve(name, options)
-        return _json(
+        return json_body(
             request,
             {
                 "token": made.token,
@@ -94,14 +95,14 @@ class Api:
     def release(self, request: Request, token: str) -> Answer:
         """Release a reservation: the token itself is the permission."""
         self._desk.release(token)
-        return _json(request, {"released": True})
+        return json_body(request, {"released": True})
 
     @app.route("/status", methods=_READ, strict_slashes=False)
     @_for_callers
     def status(self, request: Request, caller: Caller) -> Answer:
         """List every service with its live instances."""
         live = self._desk.live()
-        return _json(
+        return json_body(
             request,
             [
                 {
@@ -125,9 +126,9 @@ class Api:
     def stop(self, request: Request, caller: Caller) -> Answer:
         """Shut the server down, after this answer."""
         request.notifyFinish().addBoth(lambda _: self._stop())
-        return _json(request, {"stopping": True})
+        return json_body(request, {"stopping": True})
 
-    @app.handle_errors(WSServerError)
+    @app.handle_errors(WSServerError)  # type: ignore[arg-type]
     def failed(self, request: Request, failure: Failure) -> Answer:
         """Answer a deliberate failure."""
         error = failure.value
@@ -138,7 +139,7 @@ class Api:
             request.setHeader("WWW-Authenticate", "Bearer")
         return error_body(request, error.http_status, type(error).__name__, str(error))
 
-    @app.handle_errors(HTTPException)
+    @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def not_routed(self, request: Request, failure: Failure) -> Answer:
         """Answer a path or a method that does not exist."""
         error = failure.value
@@ -148,10 +149,10 @@ class Api:
                 request.setHeader("Allow", value)
         return error_body(request, error.code or 500, type(error).__name__, error.name)
 
-    @app.handle_errors(Exception)
+    @app.handle_errors(Exception)  # type: ignore[arg-type]
     def crashed(self, request: Request, failure: Failure) -> Answer:
         """Answer a bug of ours without details."""
-        self._log.failure("a request failed", failure=failure)
+        _log.failure("a request failed", failure=failure)
         return error_body(request, 500, "InternalError", "internal error")
 
     def _caller(self, request: Request) -> Caller:
@@ -182,19 +183,6 @@ class Api:
         _, _, port = (request.getHeader("host") or "").rpartition(":")
         direct = port == str(request.getHost().port)
         return self.websocket_port if direct else None
-
-
-def error_body(request: Request, status: int, error: str, message: str) -> bytes:
-    """Set the status with a readable reason phrase; return the JSON body."""
-    phrase = "".join(c if " " <= c <= "~" else "?" for c in message)
-    request.setResponseCode(status, phrase.encode("ascii"))
-    return _json(request, {"error": error, "message": message})
-
-
-def _json(request: Request, value: object) -> bytes:
-    request.setHeader("Content-Type", "application/json")
-    request.setHeader("Cache-Control", "no-store")
-    return json.dumps(value).encode() + b"\n"
 
 
 def _instance(reservation: Reservation) -> dict[str, Any]:

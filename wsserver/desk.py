@@ -9,6 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wsserver import registry
 from wsserver.errors import BadRequest, NoSuchService, NoSuchToken, ShuttingDown, Unavailable
@@ -19,6 +20,8 @@ from wsserver.scripts import Offer
 SWEEP_PERIOD = 1.0
 
 Watcher = Callable[[Reservation], None]
+
+_log = Logger(namespace="wsserver.desk")
 
 
 class Store(Protocol):
@@ -40,8 +43,6 @@ class Desk(Service):
     ``timeout`` is how long an unused reservation is kept, in seconds; ``mint`` makes
     tokens; ``wall`` is the clock that people read, ``clock`` the monotonic one.
     """
-
-    _log = Logger(namespace="wsserver.desk")
 
     def __init__(
         self,
@@ -170,15 +171,17 @@ class Desk(Service):
 
     def _put(self, reservation: Reservation) -> None:
         self._store.put(reservation)
-        self._log.info(
-            "{name} {index}: {phase} {detail}",
+        starting = reservation.phase is Phase.STARTING
+        detail = reservation.progress if starting else reservation.reason
+        _log.info(
+            "{name} {index}: {phase}{detail}",
             name=reservation.service,
             index=reservation.index,
             phase=reservation.phase.value,
-            detail=reservation.progress or reservation.reason,
+            detail=f": {detail}" if detail else "",
         )
         for watcher in self._watchers:
             watcher(reservation)
 
-    def _sweep_failed(self, failure: object) -> None:
-        self._log.failure("the sweep stopped", failure=failure)
+    def _sweep_failed(self, failure: Failure) -> None:
+        _log.failure("the sweep stopped", failure=failure)

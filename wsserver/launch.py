@@ -30,10 +30,13 @@ DEFAULT_SOCKET = "default"
 MAX_THREADS = 128
 
 
+_log = Logger(namespace="wsserver.launch")
+
+
 class ScriptThreads(ThreadPool):
     """Threads that a hung script cannot keep from dying with the process."""
 
-    threadFactory = staticmethod(partial(Thread, daemon=True))  # type: ignore[assignment]
+    threadFactory = staticmethod(partial(Thread, daemon=True))
 
     def __init__(self, instances: int) -> None:
         # A start that hangs must leave a thread to the stop that ends it.
@@ -86,8 +89,6 @@ class Launcher:
 class Instance:
     """One instance of a service: started at most once, and stopped whatever happened."""
 
-    _log = Logger(namespace="wsserver.launch")
-
     def __init__(
         self,
         launcher: Launcher,
@@ -121,7 +122,7 @@ class Instance:
             if not wanted.called:
                 wanted.callback(result)  # type: ignore[arg-type]
             elif isinstance(result, Failure):
-                self._log.debug("late failure: {e}", e=result.value)
+                _log.debug("late failure: {e}", e=result.value)
             assert self._home is not None
             self._home.callback(None)
 
@@ -157,10 +158,8 @@ class Instance:
     async def _start_returned(self, home: Deferred[None]) -> None:
         """Give the helpers of a cancelled start the time to notice, half a stop_timeout."""
         enough: Deferred[None] = Deferred()
-        timer = self._launcher.clock.callLater(
-            self._spec.stop_timeout / 2, lambda: enough.called or enough.callback(None)
-        )
-        home.addCallback(lambda _: enough.called or enough.callback(None))
+        timer = self._launcher.clock.callLater(self._spec.stop_timeout / 2, enough.callback, None)
+        home.addCallback(lambda _: None if enough.called else enough.callback(None))
         await enough
         if timer.active():
             timer.cancel()
@@ -172,19 +171,20 @@ class Instance:
         try:
             await self._launcher.run(script.stop)
         except Exception:
-            self._log.failure(
-                "{name} {index}: stop failed", name=self._spec.name, index=self._index
-            )
+            _log.failure("{name} {index}: stop failed", name=self._spec.name, index=self._index)
 
     def _start_in_thread(self) -> object:
         script = self._create()
         if not isinstance(script, RemoteServiceScript):
             raise TypeError(f"create() returned {script!r}, which is no RemoteServiceScript")
-        script.on_progress = partial(self._launcher.call_from_thread, self._on_progress)
+        script.on_progress = self._progress
         self._script = script
         if self._cancelled:
             script.cancelled.set()
         return script.start()
+
+    def _progress(self, text: str) -> None:
+        self._launcher.call_from_thread(self._on_progress, text)
 
     def _too_late(self, wanted: Deferred[Addresses]) -> None:
         self._cancel()
@@ -199,7 +199,7 @@ class Instance:
     def _explain(self, failure: Failure) -> Failure:
         """Log why a start failed, with the end of what its programs printed."""
         if not self._cancelled:
-            self._log.warn(
+            _log.warn(
                 "{name} {index}: start failed: {reason}\n{output}",
                 name=self._spec.name,
                 index=self._index,
@@ -218,13 +218,13 @@ def _public(failure: Failure) -> Failure:
 
 def _addresses(reply: object) -> Addresses:
     """Check what ``start`` returned; a single address gets the default name."""
-    named = dict(reply) if isinstance(reply, Mapping) else {DEFAULT_SOCKET: reply}
+    named: dict[Any, Any] = dict(reply) if isinstance(reply, Mapping) else {DEFAULT_SOCKET: reply}
     for name, address in named.items():
         if not (isinstance(name, str) and _is_address(address)):
             raise ServiceFailed("the service did not say where it listens")
     if not named:
         raise ServiceFailed("the service did not say where it listens")
-    return {name: (host, port) for name, (host, port) in named.items()}
+    return {name: (address[0], address[1]) for name, address in named.items()}
 
 
 def _is_address(value: object) -> bool:

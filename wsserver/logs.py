@@ -43,6 +43,8 @@ def observer(log_file: str | None = None, verbosity: int = 0) -> ILogObserver:
     ours, others = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
     levels = LogLevelFilterPredicate(defaultLogLevel=others)
     levels.setLogLevelForNamespace("wsserver", ours)
+    # Refusals are no fault of the server: the client is told, the log need not be.
+    levels.setLogLevelForNamespace("autobahn", others if verbosity else LogLevel.error)
     # One line a request: wanted from the first -v on.
     levels.setLogLevelForNamespace("wsserver.access", LogLevel.info if verbosity else LogLevel.warn)
     return FilteringLogObserver(FileLogObserver(out, _line), [levels])

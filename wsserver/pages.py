@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.filepath import FilePath
@@ -181,5 +181,5 @@ def status_page(request: Request, desk: Desk) -> Deferred[bytes]:
     """Render the status page."""
     page_headers(request)
     request.setHeader("Cache-Control", "no-store")
-    html = flattenString(request, StatusPage(desk))
+    html = flattenString(cast(IRequest, request), StatusPage(desk))
     return html.addCallback(lambda body: b"<!DOCTYPE html>\n" + body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -22,6 +22,8 @@ from wsserver.errors import Released, ShuttingDown, TokenInUse, WSServerError
 from wsserver.launch import Addresses, Instance, Launcher
 from wsserver.lifecycle import Event, Phase, Reservation
 
+_log = Logger(namespace="wsserver.sessions")
+
 
 class Seat(Protocol):
     """One websocket of a session."""
@@ -32,8 +34,6 @@ class Seat(Protocol):
 
 class Session:
     """One launched instance and the websockets that share it."""
-
-    _log = Logger(namespace="wsserver.sessions")
 
     def __init__(
         self, token: str, spec: ServiceSpec, instance: Instance, desk: Desk, clock: IReactorTime
@@ -125,7 +125,7 @@ class Session:
     def _failed(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, WSServerError):
-            self._log.failure("{name}: start failed", failure=failure, name=self._spec.name)
+            _log.failure("{name}: start failed", failure=failure, name=self._spec.name)
             error = WSServerError("the service could not be started")
         self._outcome = error
         self._tell()
@@ -148,7 +148,7 @@ class Session:
             self._timers = [timer for timer in self._timers if timer.active()]
 
     def _stop_failed(self, failure: Failure) -> None:
-        self._log.failure("{name}: stop failed", failure=failure, name=self._spec.name)
+        _log.failure("{name}: stop failed", failure=failure, name=self._spec.name)
 
     def _stopped(self, _: object) -> None:
         self._desk.report(self._token, Event.STOPPED)
@@ -176,7 +176,7 @@ class Sessions(Service):
         session.sit(seat)
         return session
 
-    def stopService(self) -> Deferred[object]:
+    def stopService(self) -> Deferred[Any]:
         """End every session; the Deferred fires when all of them have really ended."""
         super().stopService()
         endings = [session.ended for session in self._by_token.values()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autobahn.twisted.resource import WebSocketResource
 from twisted.logger import Logger
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
@@ -13,14 +12,17 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site
 
-from wsserver.api import error_body
 from wsserver.pages import WEB, Files, Page
+from wsserver.replies import error_body
 
 #: The largest request body, in bytes; the REST interface needs almost none.
 MAX_BODY = 64 * 1024
 
 #: The viewer under its own name, and the one that clients of the original know.
 VIEWERS = (b"viewer.html", b"vnc_envision.html")
+
+
+_access = Logger(namespace="wsserver.access")
 
 
 class Root(Resource):
@@ -34,7 +36,7 @@ class Root(Resource):
         self,
         api: IResource,
         directory: str | None = None,
-        websocket: WebSocketResource | None = None,
+        websocket: IResource | None = None,
     ) -> None:
         super().__init__()
         self._websocket = websocket
@@ -48,13 +50,15 @@ class Root(Resource):
         if self._websocket is not None and upgrade.lower() == "websocket":
             return self._websocket
         if path in self.children:
-            return self.children[path]
+            child: IResource = self.children[path]
+            return child
         if _reserved(path):
             return NotHere()
         if path in VIEWERS and not self._has(path):
             return Page("viewer.html")
         if self._files is not None:
-            return self._files.getChildWithDefault(path, request)
+            found: IResource = self._files.getChildWithDefault(path, request)
+            return found
         return Page("front.html") if path == b"" else NotHere()
 
     def _has(self, name: bytes) -> bool:
@@ -114,10 +118,11 @@ class Request(WebRequest):
         super().render(resrc)
 
     def _refuse(self) -> None:
-        self.channel.transport.write(
+        channel: Any = self.channel
+        channel.transport.write(
             b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
-        self.channel.loseConnection()
+        channel.loseConnection()
 
 
 class HTTPSite(Site):
@@ -125,7 +130,6 @@ class HTTPSite(Site):
 
     requestFactory = Request
     noisy = False
-    _access = Logger(namespace="wsserver.access")
 
     def __init__(self, root: Root, headers: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(root)
@@ -133,7 +137,7 @@ class HTTPSite(Site):
 
     def log(self, request: HTTPRequest) -> None:
         """Note an answered request; the log keeps the tokens out."""
-        self._access.info(
+        _access.info(
             "{peer} {method} {uri} {code} {length}",
             peer=request.getClientAddress().host,
             method=_text(request.method),

@@ -8,12 +8,13 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from wsserver.config import Settings, load_settings, make_settings, service_file_schema
 from wsserver.errors import ConfigError
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "ws_port",
         nargs="?",
         type=int,
+        default=None,
         help="port of a websocket listener of its own; "
         "default, and -1: websockets come in on the HTTP port",
     )
@@ -91,34 +93,44 @@ class Options(usage.Options):
                 raise _printed(_checked(self.settings))
         except ConfigError as error:
             raise SystemExit(str(error)) from None
-        self._set_log()
-
-    def _set_log(self) -> None:
-        twistd = getattr(self, "parent", None)
-        if twistd is None:
-            return
-        log_file = self.settings.log_file or twistd.get("logfile")
-        if log_file is None and not twistd.get("nodaemon"):
-            log_file = "twistd.log"
-        log_file = None if log_file == "-" else log_file
-        twistd["logger"] = partial(observer, log_file, self.settings.verbose)
 
 
-def makeService(options: Options) -> Server:  # noqa: N802
+def _log_file(options: Options) -> str | None:
+    """Return where the log goes; None is standard output."""
+    twistd = getattr(options, "parent", None) or {}
+    background = None if twistd.get("nodaemon") else "twistd.log"
+    log_file: str | None = options.settings.log_file or twistd.get("logfile") or background
+    return None if log_file == "-" else log_file
+
+
+def makeService(options: Options) -> Server:
     """Return the server that twistd runs; problems end the process with status 1."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed
     # Twisted's timers follow the wall clock, which may step; nothing is timed yet.
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    reactor.seconds = time.monotonic
     try:
         offers = offers_of(options.settings)
-        return TwistdServer(reactor, options.settings, offers, reactor.stop)  # type: ignore[attr-defined]
+        server = TwistdServer(reactor, options.settings, offers, reactor.stop)
+        server.log_observer = observer(_log_file(options), options.settings.verbose)
+        return server
+    except OSError as error:
+        raise SystemExit(f"wsserver: {error.filename}: {error.strerror}") from None
     except ConfigError as error:
         raise SystemExit(str(error)) from None
 
 
 class TwistdServer(Server):
     """The server as a process of its own: where it cannot listen, it ends with a line."""
+
+    log_observer: ILogObserver
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of twistd's application, which logs as ours does."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log_observer)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Listen on every port, or exit."""
@@ -138,6 +150,7 @@ def _underscored(word: str) -> str:
 
 def _merged(given: dict[str, Any]) -> Settings:
     """Join defaults < settings file < environment < command line."""
+    given = {name: value for name, value in given.items() if value is not None}
     headers = given.get("add_header", [])
     # "--add_header A=B 9000": the port stands last.
     if "ws_port" not in given and headers and re.fullmatch(r"-1|\d+", headers[-1]):
@@ -175,5 +188,5 @@ def _checked(settings: Settings) -> str:
 
 
 def _printed(text: str) -> SystemExit:
-    print(text)  # noqa: T201
+    print(text)
     return SystemExit(0)

@@ -33,10 +33,17 @@ MAX_THREADS = 128
 _log = Logger(namespace="wsserver.launch")
 
 
+class DaemonThread(Thread):
+    """A thread that does not keep the process alive."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
 class ScriptThreads(ThreadPool):
     """Threads that a hung script cannot keep from dying with the process."""
 
-    threadFactory = staticmethod(partial(Thread, daemon=True))
+    threadFactory = DaemonThread
 
     def __init__(self, instances: int) -> None:
         # A start that hangs must leave a thread to the stop that ends it.
@@ -120,7 +127,7 @@ class Instance:
             if late.active():
                 late.cancel()
             if not wanted.called:
-                wanted.callback(result)  # type: ignore[arg-type]
+                wanted.callback(result)
             elif isinstance(result, Failure):
                 _log.debug("late failure: {e}", e=result.value)
             assert self._home is not None

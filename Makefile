@@ -1,0 +1,69 @@
+# make run    start the server with the examples of etc/services.json
+# make test   everything that CI checks
+# Both bring in what they need, and nothing twice.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NOVNC  := @novnc/novnc@1.7.0
+STAMPS := build/stamps
+
+# The programs that the examples and the tests start, and the Debian packages that hold them.
+RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbox:openbox \
+                 xterm:xterm x11vnc:x11vnc Xvfb:xvfb
+TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx openssl:openssl
+
+.PHONY: run setup test lint unit integration coverage wheel clean
+
+run: setup
+	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
+	@echo "Open http://localhost:9090/ in a browser; Ctrl-C stops the server."
+	@$(BIN)/twistd -n --pidfile= wsserver -c etc/services.json $(ARGS)
+
+setup: $(STAMPS)/package $(STAMPS)/novnc
+
+test: $(STAMPS)/test setup
+	tools/system-packages $(TEST_PROGRAMS)
+	$(MAKE) --no-print-directory lint unit integration coverage
+
+lint: $(STAMPS)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMPS)/test setup
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m twisted.trial --temp-directory=build/trial_unit $(patsubst %.py,%,$(wildcard tests/test_*.py))
+
+integration: $(STAMPS)/test setup wheel
+	$(BIN)/coverage run -m twisted.trial --temp-directory=build/trial_integration tests.integration
+
+coverage:
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+wheel: $(STAMPS)/test setup
+	rm -rf build/wheel build/lib build/bdist.* && mkdir -p build/wheel
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+
+clean:
+	rm -rf build $(VENV) wsserver/web/novnc tests/integration/node_modules *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || { tools/system-packages python3-venv: && $(PYTHON) -m venv --clear $(VENV); }
+
+$(STAMPS)/package: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e .
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/test: setup.cfg pyproject.toml tests/integration/package.json | $(BIN)/python
+	$(BIN)/pip install -q -e ".[test]"
+	npm install --silent --no-audit --no-fund --prefix tests/integration
+	@mkdir -p $(@D) && touch $@ $(STAMPS)/package
+
+$(STAMPS)/novnc:
+	npm install --silent --no-audit --no-fund --no-save --prefix build/npm $(NOVNC)
+	rm -rf wsserver/web/novnc && mkdir -p wsserver/web/novnc
+	cd build/npm/node_modules/@novnc/novnc && cp -R core vendor LICENSE.txt "$(CURDIR)/wsserver/web/novnc/"
+	@mkdir -p $(@D) && touch $@

@@ -123,17 +123,25 @@ class Server(MultiService):
         self.tunnels.dismiss_all(ShuttingDown())
         stopped += [tunnel.is_closed for tunnel in self.tunnels.tunnels]
         stopped.append(self.sessions.stopService())
-        all_stopped: Deferred[Any] = DeferredList(stopped, consumeErrors=True)
-        all_stopped.addTimeout(self._settings.shutdown_timeout, self._reactor)
-        all_stopped.addErrback(self._stopped_too_late)
-        await all_stopped
+        if not await self._in_time(DeferredList(stopped, consumeErrors=True)):
+            names = [f"{r.service} {r.index}" for r in self.desk.live()]
+            _log.error("not stopped in time: {what}", what=", ".join(names) or "a client")
         for tunnel in list(self.tunnels.tunnels):
             tunnel.transport.abortConnection()
         self._threads.stop()
 
-    def _stopped_too_late(self, failure: Failure) -> None:
-        names = [f"{r.service} {r.index}" for r in self.desk.live()]
-        _log.error("not stopped in time: {what}", what=", ".join(names) or "a client")
+    def _in_time(self, work: Deferred[Any]) -> Deferred[bool]:
+        """Tell whether work ended within ``shutdown_timeout``; it is not cancelled."""
+        told: Deferred[bool] = Deferred()
+        timer = self._reactor.callLater(self._settings.shutdown_timeout, told.callback, False)
+
+        def ended(_: object) -> None:
+            if timer.active():
+                timer.cancel()
+                told.callback(True)
+
+        work.addBoth(ended)
+        return told
 
     def _listen(self) -> None:
         settings = self._settings

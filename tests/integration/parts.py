@@ -1,0 +1,195 @@
+"""The server as a process, and what else the integration tests start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+
+ECHO = '''
+import os, pathlib, sys
+from wsserver import RemoteServiceScript
+
+SERVER = """
+import socket, sys, threading
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+def echo(peer):
+    while data := peer.recv(65536):
+        peer.sendall(data)
+    peer.close()
+while True:
+    threading.Thread(target=echo, args=listener.accept()[:1], daemon=True).start()
+"""
+
+class Echo(RemoteServiceScript):
+    def start(self):
+        port = self.free_port()
+        group = self.spawn([sys.executable, "-c", SERVER, str(port)])
+        return self.wait_for_port(port, process=group)
+
+    def stop(self):
+        super().stop()
+        if "mark" in self._options:
+            pathlib.Path(self._options["mark"]).touch()
+'''
+
+
+def until(condition: Callable[[], T], seconds: float = 20.0) -> T:
+    """Return the first true value of a condition; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{condition} did not come true within {seconds} s")
+        time.sleep(0.02)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A new folder that holds the echo script."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        (path / "echo_session.py").write_text(ECHO)
+        yield path
+
+
+def echo_services(path: Path, **more: Any) -> Path:
+    """Write a service file with one echo service."""
+    file = path / "services.json"
+    entry = {"script": "echo_session.py", "count": 2, "options": {}, **more}
+    file.write_text(json.dumps({"Echo": entry}))
+    return file
+
+
+def certificate(path: Path) -> tuple[Path, Path]:
+    """Make a certificate and a key for localhost."""
+    cert, key = path / "cert.pem", path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        + ["-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+TRUSTING = ssl._create_unverified_context()
+
+
+class Server:
+    """``twistd wsserver`` with its log in memory."""
+
+    def __init__(self, *args: object, twistd: str | None = None, env: dict[str, str] | None = None):
+        command = [twistd or str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
+        self.process = subprocess.Popen(
+            [*command, "wsserver", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tempfile.gettempdir(),
+            env={**os.environ, **(env or {})},
+        )
+        self.log = ""
+        self.http_port = self.ws_port = 0
+
+    def __enter__(self) -> Server:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log += line
+            if "wsserver listens on" in line:
+                break
+        http = re.search(r"http(s?)://\S+?:(\d+)/", self.log)
+        own = re.search(r"wss?://\S+?:(\d+)/", self.log)
+        if http is None and own is None:
+            raise AssertionError(f"the server did not start:\n{self.log}")
+        self.secure = "s" if re.search(r"(https|wss)://", self.log) else ""
+        if http is not None:
+            self.http_port = int(http[2])
+        self.ws_port = int(own[1]) if own is not None else self.http_port
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+    @property
+    def http(self) -> str:
+        return f"http{self.secure}://localhost:{self.http_port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws{self.secure}://localhost:{self.ws_port}/websockify"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the server, wait for its end, and return the exit status."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self, seconds: float = 30) -> int:
+        try:
+            rest, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self.log += rest
+        return self.process.returncode
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return fetch(self.http + path, **headers)
+
+    def reserve(self, name: str = "Echo", query: str = "") -> str:
+        return self.get(f"/v1/reserve/{name.replace(' ', '%20')}?{query}").json()["token"]
+
+    def instances(self, name: str = "Echo") -> list[dict[str, Any]]:
+        found = [s for s in self.get("/v1/status").json() if s["name"] == name]
+        return found[0]["instances"]
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+class Answer:
+    """An HTTP answer, whatever its status."""
+
+    def __init__(self, status: int, reason: str, headers: Any, body: bytes) -> None:
+        self.status, self.reason, self.headers, self.body = status, reason, headers, body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def fetch(url: str, method: str = "GET", **headers: str) -> Answer:
+    request = urllib.request.Request(url, headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=20, context=TRUSTING) as answer:
+            return Answer(answer.status, answer.reason, answer.headers, answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.reason, error.headers, error.read())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -29,6 +30,24 @@ from tests.integration.parts import (
 
 def trust(url: str) -> dict[str, ssl.SSLContext]:
     return {"ssl": TRUSTING} if url.startswith("wss") else {}
+
+
+async def echoed(url: str, data: bytes) -> bytes:
+    """Send and receive at the same time; the blocking client holds a lock while it sends."""
+    async with connect_async(url, max_size=None) as browser:
+        await browser.send(b"?")
+        await browser.recv()
+
+        async def send() -> None:
+            for start in range(0, len(data), 100_000):
+                await browser.send(data[start : start + 100_000])
+
+        sending = asyncio.create_task(send())
+        got = bytearray()
+        while len(got) < len(data):
+            got += await asyncio.wait_for(browser.recv(), 20)
+        await sending
+        return bytes(got)
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
@@ -62,15 +81,8 @@ class MainJobTests(SynchronousTestCase):
         """20 MB through a service that echoes come back as they were."""
         with Server("-c", self.services, "--http_port", 0) as server:
             data = bytes(range(256)) * 4096 * 20
-            with connect(f"{server.ws}?token={server.reserve()}", max_size=None) as browser:
-                browser.send(b"?")
-                self.assertEqual(browser.recv(), b"?")
-                chunks = [data[i : i + 100_000] for i in range(0, len(data), 100_000)]
-                threading.Thread(target=lambda: [browser.send(c) for c in chunks]).start()
-                got = bytearray()
-                while len(got) < len(data):
-                    got += browser.recv()
-            self.assertEqual(bytes(got), data)
+            url = f"{server.ws}?token={server.reserve()}"
+            self.assertEqual(asyncio.run(echoed(url, data)), data)
 
     def test_two_ports(self) -> None:
         """The websocket port may stand first, and then the HTTP port carries none."""

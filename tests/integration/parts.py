@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -190,3 +191,19 @@ def fetch(url: str, method: str = "GET", **headers: str) -> Answer:
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.reason, error.headers, error.read())
+
+
+@contextlib.contextmanager
+def chromium(playwright: Any) -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    flags = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync"
+    )
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), headless=True, args=flags.split()
+    )
+    try:
+        yield browser
+    finally:
+        browser.close()

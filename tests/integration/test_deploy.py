@@ -53,8 +53,9 @@ class ClientTests(SynchronousTestCase):
             self.enterContext(Server(*plain)),
             self.enterContext(Server(*plain, "--cert", cert, "--key", key)),
         ]
+        self.addCleanup(self.check_nothing_left)
 
-    def tearDown(self) -> None:
+    def check_nothing_left(self) -> None:
         for server in self.servers:
             until(lambda server=server: not server.instances())
             self.assertEqual(server.children(), [])

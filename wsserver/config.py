@@ -137,7 +137,7 @@ def load_settings(text: str) -> dict[str, Any]:
     """
     try:
         found = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([f"settings: {error}"]) from None
     # TOML writes pairs as arrays, and the model is strict about tuples.
     if isinstance(found.get("local_session"), list):

@@ -58,7 +58,8 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.RELEASE: Phase.RELEASED,
     },
     Phase.STARTING: {Event.CLAIM: Phase.STARTING, Event.STARTED: Phase.OPEN, **_END},
-    Phase.OPEN: {Event.CLAIM: Phase.OPEN, **_END},
+    # Several websockets may share a token: each claims it, and each opens.
+    Phase.OPEN: {Event.CLAIM: Phase.OPEN, Event.STARTED: Phase.OPEN, **_END},
     Phase.STOPPING: {Event.HUNG: Phase.QUARANTINED, Event.STOPPED: Phase.CLOSED, **_END},
     Phase.QUARANTINED: {Event.STOPPED: Phase.CLOSED, **_STILL_QUARANTINED},
     Phase.CLOSED: {},

@@ -82,8 +82,10 @@ class RemoteServiceScript:
     def stop(self) -> None:
         """End the service, also after a failed or unfinished start.  May be called twice."""
         while self._groups:
-            self._groups[-1].stop(self.patience)
-            self._groups.pop()
+            group = self._groups[-1]
+            group.stop(self.patience)
+            # by value: a start that is still under way may have added one meanwhile
+            self._groups.remove(group)
 
     def progress(self, text: str) -> None:
         """Tell the waiting user, in one line, what is going on."""
@@ -222,11 +224,12 @@ def find_script(name: str, folder: Path) -> Path:
     for base in (folder, SHIPPED):
         try:
             path = (base / name).resolve()
-        except (OSError, ValueError) as error:
+            found = path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
             raise ScriptError(f"{name!r} is no file name: {error}") from None
         if not path.is_relative_to(base.resolve()):
             raise ScriptError(f"{name} lies outside of {base}")
-        if path.is_file():
+        if found:
             return path
     raise ScriptError(f"{name} stands neither in {folder} nor among the shipped scripts")
 

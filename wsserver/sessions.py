@@ -86,8 +86,10 @@ class Session:
 
     def opened(self) -> None:
         """Note that a websocket is joined to the service."""
+        if self._ending:
+            return
         self._desk.report(self._token, Event.STARTED)
-        if self._timers or self._ending:
+        if self._timers:
             return
         self.touch()
         if self._spec.max_duration is not None:
@@ -132,8 +134,8 @@ class Session:
         self.end(Event.FAIL, error)
 
     def _tell(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for wanted in waiting:
+        while self._waiting:
+            wanted = self._waiting.pop(0)
             if isinstance(self._outcome, WSServerError):
                 wanted.errback(self._outcome)
             else:

@@ -1,0 +1,76 @@
+"""A desktop of its own for each instance, by TigerVNC's Xvnc.
+
+Common options, all optional: ``sizes`` (choices of the reserve option
+``session_size``), ``display_base`` (1; the instance's index is added),
+``window_manager`` and ``startup`` (commands), ``password`` (false: none, on loopback
+only; true: a random one-time password; or the password itself), ``depth`` (24),
+``xvnc`` (the program), ``extra`` (further arguments of Xvnc).
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import string
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from wsserver import ServiceFailed
+from wsserver.services import _desktop
+
+#: VNC authentication looks at no more than this.
+PASSWORD_LENGTH = 8
+
+
+class DesktopSession(_desktop.Desktop):
+    """Starts Xvnc, a window manager and a first program."""
+
+    #: The VNC password, where there is one.
+    password: str | None = None
+
+    @classmethod
+    def unavailable(cls, common_options: Mapping[str, Any]) -> str | None:
+        """Tell whether Xvnc is missing."""
+        program = str(common_options.get("xvnc", "Xvnc"))
+        return None if shutil.which(program) else f"{program} is not installed"
+
+    def start(self) -> tuple[str, int]:
+        """Start the desktop; return where its VNC server listens."""
+        display = self.take_display(ports=True)
+        port = 5900 + display
+        self.progress("starting Xvnc")
+        server = self.spawn(self._xvnc(display, port))
+        self.wait_for_port(port, process=server)
+        self.start_programs()
+        return "127.0.0.1", port
+
+    def _xvnc(self, display: int, port: int) -> list[str]:
+        options = self._common_options
+        argv = [str(options.get("xvnc", "Xvnc")), f":{display}"]
+        argv += ["-rfbport", str(port), "-localhost", "-interface", "127.0.0.1"]
+        argv += ["-geometry", self.size, "-depth", str(options.get("depth", 24))]
+        argv += ["-desktop", f"{self._name} {self._index}", "-AlwaysShared"]
+        argv += ["-auth", str(self.cookie())]
+        return [*argv, *self._security(), *_desktop.words(options.get("extra", []))]
+
+    def _security(self) -> list[str]:
+        wanted = self._common_options.get("password", False)
+        if not wanted:
+            return ["-SecurityTypes", "None"]
+        alphabet = string.ascii_letters + string.digits
+        made = "".join(secrets.choice(alphabet) for _ in range(PASSWORD_LENGTH))
+        self.password = made if wanted is True else str(wanted)
+        file = self.private_file("password")
+        file.touch(0o600)
+        file.write_bytes(_obscured(self.password))
+        return ["-SecurityTypes", "VncAuth", "-PasswordFile", str(file)]
+
+
+def _obscured(password: str) -> bytes:
+    """Return what Xvnc reads from a password file."""
+    program = shutil.which("vncpasswd") or shutil.which("tigervncpasswd")
+    if program is None:
+        raise ServiceFailed("vncpasswd is not installed, so there can be no password")
+    done = subprocess.run([program, "-f"], input=password.encode(), capture_output=True, check=True)
+    return done.stdout

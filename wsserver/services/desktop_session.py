@@ -2,16 +2,14 @@
 
 Common options, all optional: ``sizes`` (choices of the reserve option
 ``session_size``), ``display_base`` (1; the instance's index is added),
-``window_manager`` and ``startup`` (commands), ``password`` (false: none, on loopback
-only; true: a random one-time password; or the password itself), ``depth`` (24),
-``xvnc`` (the program), ``extra`` (further arguments of Xvnc).
+``window_manager`` and ``startup`` (commands), ``password`` (none: Xvnc listens on
+loopback only; else the viewer asks for it), ``depth`` (24), ``xvnc`` (the program),
+``extra`` (further arguments of Xvnc).
 """
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import string
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -19,19 +17,15 @@ from typing import Any
 from wsserver import ServiceFailed
 from wsserver.services import _desktop
 
-#: VNC authentication looks at no more than this.
-PASSWORD_LENGTH = 8
-
 
 class DesktopSession(_desktop.Desktop):
     """Starts Xvnc, a window manager and a first program."""
 
-    #: The VNC password, where there is one.
-    password: str | None = None
-
     @classmethod
     def unavailable(cls, common_options: Mapping[str, Any]) -> str | None:
-        """Tell whether Xvnc is missing."""
+        """Tell whether Xvnc is missing; raise ValueError for a password that is no text."""
+        if not isinstance(common_options.get("password", ""), str | None):
+            raise ValueError("password must be a string")
         program = str(common_options.get("xvnc", "Xvnc"))
         return None if shutil.which(program) else f"{program} is not installed"
 
@@ -55,15 +49,12 @@ class DesktopSession(_desktop.Desktop):
         return [*argv, *self._security(), *_desktop.words(options.get("extra", []))]
 
     def _security(self) -> list[str]:
-        wanted = self._common_options.get("password", False)
-        if not wanted:
+        password = self._common_options.get("password")
+        if not password:
             return ["-SecurityTypes", "None"]
-        alphabet = string.ascii_letters + string.digits
-        made = "".join(secrets.choice(alphabet) for _ in range(PASSWORD_LENGTH))
-        self.password = made if wanted is True else str(wanted)
         file = self.private_file("password")
         file.touch(0o600)
-        file.write_bytes(_obscured(self.password))
+        file.write_bytes(_obscured(password))
         return ["-SecurityTypes", "VncAuth", "-PasswordFile", str(file)]
 
 

@@ -170,7 +170,15 @@ class Server:
         return found[0]["instances"]
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(filter(alive, psutil.Process(self.process.pid).children(recursive=True)))
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie waits for its parent alone."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Answer:

@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.parts import ROOT, SCREENSHOTS, Server, chromium, folder, until
+from tests.integration.parts import ROOT, SCREENSHOTS, Server, alive, chromium, folder, until
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 PHONE = {"width": 375, "height": 740}
@@ -89,7 +89,7 @@ class DesktopTests(BrowserCase):
         children = server.children()
         page.close()
         until(lambda: not server.instances("Desktop Session"))
-        self.assertFalse([child for child in children if child.is_running()])
+        self.assertEqual([child for child in children if alive(child)], [])
         services_now = server.get("/v1/services").json()
         free = {s["name"]: s["free"] for s in services_now}
         self.assertEqual(free["Desktop Session"], 2)
@@ -164,7 +164,8 @@ class PageTests(BrowserCase):
 
     def test_failure_in_words(self) -> None:
         """A service that cannot start says why, in its own words."""
-        page = self.page()
+        # noVNC writes the failure to the console, which is right here.
+        page = self.browser.new_page()
         page.goto(self.server.http)
         page.locator('[data-name="Broken one"]').get_by_role("button").click()
         page.wait_for_selector('body[data-state="ended"]')

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 from tests.integration.parts import (
     TRUSTING,
     Server,
+    alive,
     certificate,
     echo_services,
     fetch,
@@ -326,7 +327,7 @@ class StopTests(SynchronousTestCase):
                 self.assertEqual(browser.close_code, 1001)
             server.ended()
             self.assertTrue(mark.exists())
-            self.assertFalse([child for child in children if child.is_running()])
+            self.assertEqual([child for child in children if alive(child)], [])
             self.assertNotIn("Traceback", server.log)
             self.assertNotIn("Unhandled", server.log)
             self.assertIn(server.process.returncode, (0, -signal.SIGINT, -signal.SIGTERM))

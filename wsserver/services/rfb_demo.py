@@ -31,79 +31,18 @@ RATE = 20
 RADIUS = 28
 
 # Five bits a row, seven rows a glyph, a digit of base 32 each.
-_GLYPHS = dict(
-    pair.split("=", 1)
-    for pair in [
-        "A=EHHVHHH",
-        "B=UHHUHHU",
-        "C=EHGGGHE",
-        "D=UHHHHHU",
-        "E=VGGUGGV",
-        "F=VGGUGGG",
-        "G=EHGNHHE",
-        "H=HHHVHHH",
-        "I=E44444E",
-        "J=72222IC",
-        "K=HIKOKIH",
-        "L=GGGGGGV",
-        "M=HRLLHHH",
-        "N=HHPLJHH",
-        "O=EHHHHHE",
-        "P=UHHUGGG",
-        "Q=EHHHLID",
-        "R=UHHUKIH",
-        "S=FGGE11U",
-        "T=V444444",
-        "U=HHHHHHE",
-        "V=HHHHHA4",
-        "W=HHHLLLA",
-        "X=HHA4AHH",
-        "Y=HHA4444",
-        "Z=V1248GV",
-        "0=EHJLPHE",
-        "1=4C4444E",
-        "2=EH1248V",
-        "3=V2421HE",
-        "4=26AIV22",
-        "5=VGU11HE",
-        "6=68GUHHE",
-        "7=V124888",
-        "8=EHHEHHE",
-        "9=EHHF12C",
-        ".=00000CC",
-        ",=0000CC8",
-        ":=0CC0CC0",
-        ";=0CC0CC8",
-        "!=4444404",
-        "?=EH12404",
-        "'=4480000",
-        '"=AA00000',
-        "-=000V000",
-        "_=000000V",
-        "+=044V440",
-        "==00V0V00",
-        "/=01248G0",
-        "\\=0G84210",
-        "(=2488842",
-        ")=8422248",
-        "[=E88888E",
-        "]=E22222E",
-        "<=248G842",
-        ">=8421248",
-        "*=04LEL40",
-        "#=AAVAVAA",
-        "@=EHNLNGF",
-        "%=PP248JJ",
-        "&=CIKCLID",
-        "$=4FKE5U4",
-        "|=4444444",
-        "~=008L200",
-        "^=4AH0000",
-        "`=8420000",
-        "{=6448446",
-        "}=C44244C",
-    ]
-)
+_FONT = r"""
+A=EHHVHHH B=UHHUHHU C=EHGGGHE D=UHHHHHU E=VGGUGGV F=VGGUGGG G=EHGNHHE H=HHHVHHH
+I=E44444E J=72222IC K=HIKOKIH L=GGGGGGV M=HRLLHHH N=HHPLJHH O=EHHHHHE P=UHHUGGG
+Q=EHHHLID R=UHHUKIH S=FGGE11U T=V444444 U=HHHHHHE V=HHHHHA4 W=HHHLLLA X=HHA4AHH
+Y=HHA4444 Z=V1248GV 0=EHJLPHE 1=4C4444E 2=EH1248V 3=V2421HE 4=26AIV22 5=VGU11HE
+6=68GUHHE 7=V124888 8=EHHEHHE 9=EHHF12C .=00000CC ,=0000CC8 :=0CC0CC0 ;=0CC0CC8
+!=4444404 ?=EH12404 '=4480000 "=AA00000 -=000V000 _=000000V +=044V440 ==00V0V00
+/=01248G0 \=0G84210 (=2488842 )=8422248 [=E88888E ]=E22222E <=248G842 >=8421248
+*=04LEL40 #=AAVAVAA @=EHNLNGF %=PP248JJ &=CIKCLID $=4FKE5U4 |=4444444 ~=008L200
+^=4AH0000 `=8420000 {=6448446 }=C44244C
+"""
+_GLYPHS = {pair[0]: pair[2:] for pair in _FONT.split()}
 
 
 class Picture:

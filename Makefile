@@ -13,7 +13,7 @@ RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbo
                  xterm:xterm x11vnc:x11vnc Xvfb:xvfb
 TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx openssl:openssl
 
-.PHONY: run setup test lint unit integration coverage wheel clean
+.PHONY: run screenshots setup test lint unit integration coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -41,6 +41,10 @@ integration: $(STAMPS)/test setup wheel
 coverage:
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+screenshots: $(STAMPS)/test setup
+	$(BIN)/python -m twisted.trial --temp-directory=build/trial_screenshots tests.integration.test_browser
+	cp build/screenshots/desktop.png docs/
 
 wheel: $(STAMPS)/test setup
 	rm -rf build/wheel build/lib build/bdist.* && mkdir -p build/wheel

@@ -1,0 +1,209 @@
+"""Fakes with verbs, and builders, for the tests of the rooms below the doors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from wsserver.config import ServiceSpec
+from wsserver.desk import Desk
+from wsserver.scripts import Offer, RemoteServiceScript, Script
+from wsserver.store import MemoryStore
+
+#: Where the services of these tests say they listen.
+ADDRESS = ("127.0.0.1", 5900)
+#: The wall clock of these tests.
+WALL = 1_700_000_000.0
+
+
+class Threads:
+    """Threads whose jobs are finished by hand, oldest first unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def run(self, job: Callable[[], Any]) -> Deferred[Any]:
+        """Take a job on; nothing happens before `finish`."""
+        result: Deferred[Any] = Deferred()
+        self.jobs.append((job, result))
+        return result
+
+    def begin(self, which: int = 0) -> Callable[[], None]:
+        """Run a job, and return what delivers its result to the reactor."""
+        job, result = self.jobs.pop(which)
+        try:
+            value = job()
+        except BaseException:
+            value = Failure()
+        return lambda: result.callback(value)
+
+    def finish(self, which: int = 0) -> None:
+        """Run a job and deliver its result."""
+        self.begin(which)()
+
+    def call_from_thread(self, function: Callable[..., object], *args: object) -> None:
+        """Call at once: there is but one thread here."""
+        function(*args)
+
+
+class FakeScript(RemoteServiceScript):
+    """Starts nothing.  `reply` is what `start` returns, or raises; `says` is its progress."""
+
+    reply: Any = ADDRESS
+    says: str | None = None
+    printed = ""
+    stop_error: BaseException | None = None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.created_with = args
+        self.starts = 0
+        self.stops = 0
+        self.cancelled_at_start = False
+
+    def start(self) -> Any:
+        """Return or raise `reply`."""
+        self.starts += 1
+        self.cancelled_at_start = self.cancelled.is_set()
+        if self.says is not None:
+            self.progress(self.says)
+        if isinstance(self.reply, BaseException):
+            raise self.reply
+        return self.reply
+
+    def stop(self) -> None:
+        """Count, and raise `stop_error` if there is one."""
+        self.stops += 1
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    def output(self) -> str:
+        """Return what a program would have printed."""
+        return self.printed
+
+
+class Workshop:
+    """Makes fake scripts with the given attributes, and remembers them in `made`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.attributes = attributes
+        self.made: list[FakeScript] = []
+
+    def create(self, *args: Any) -> FakeScript:
+        """Return a new script, as a script file's `create` does."""
+        script = FakeScript(*args)
+        for name, value in self.attributes.items():
+            setattr(script, name, value)
+        self.made.append(script)
+        return script
+
+    @property
+    def last(self) -> FakeScript:
+        """The script made last."""
+        return self.made[-1]
+
+
+def make_spec(
+    name: str = "Demo", count: int = 2, options: Mapping[str, Any] | None = None, **tuning: Any
+) -> ServiceSpec:
+    """Return a checked service type."""
+    return ServiceSpec(
+        name=name, script="demo.py", count=count, options=dict(options or {}), **tuning
+    )
+
+
+def make_offer(
+    name: str = "Demo",
+    count: int = 2,
+    script: Script | None = None,
+    unavailable: str | None = None,
+    **rest: Any,
+) -> Offer:
+    """Return a service that is ready to be reserved."""
+    return Offer(make_spec(name, count, **rest), script or Script(FakeScript), unavailable)
+
+
+def make_desk(clock: Clock, *offers: Offer, timeout: float = 300.0) -> Desk:
+    """Return a desk in memory that mints token-1, token-2, ..."""
+    minted: list[str] = []
+
+    def mint() -> str:
+        minted.append(f"token-{len(minted) + 1}")
+        return minted[-1]
+
+    by_name = {offer.spec.name: offer for offer in offers or (make_offer(),)}
+    return Desk(by_name, MemoryStore(), clock, mint, lambda: WALL, timeout)
+
+
+class FakeInstance:
+    """An instance that starts and stops when it is told to."""
+
+    def __init__(
+        self,
+        offer: Offer,
+        index: int,
+        options: Mapping[str, str],
+        on_progress: Callable[[str], None],
+    ) -> None:
+        self.offer = offer
+        self.index = index
+        self.options = options
+        self.say = on_progress
+        self.starts = 0
+        self.stops = 0
+        self.starting: Deferred[Any] = Deferred()
+        self.stopping: Deferred[None] = Deferred()
+        self.hang: Callable[[], None] = lambda: None
+
+    def start(self) -> Deferred[Any]:
+        """Begin to start; `starting` is fired by hand."""
+        self.starts += 1
+        return self.starting
+
+    def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
+        """Begin to stop; `stopping` is fired by hand, and `hang` tells that it hangs."""
+        self.stops += 1
+        self.hang = on_hung
+        return self.stopping
+
+
+class FakeLauncher:
+    """Prepares fake instances, and remembers them in `instances`."""
+
+    def __init__(self) -> None:
+        self.instances: list[FakeInstance] = []
+
+    def prepare(self, *args: Any) -> FakeInstance:
+        """Return an instance that is not started yet."""
+        self.instances.append(FakeInstance(*args))
+        return self.instances[-1]
+
+    @property
+    def last(self) -> FakeInstance:
+        """The instance prepared last."""
+        return self.instances[-1]
+
+
+class FakeSeat:
+    """A websocket that remembers why it was dismissed."""
+
+    def __init__(self) -> None:
+        self.dismissals: list[Exception] = []
+
+    def dismiss(self, error: Exception) -> None:
+        """Note the reason."""
+        self.dismissals.append(error)
+
+
+def wait_until(true: Callable[[], object], deadline: float = 20.0) -> None:
+    """Poll until something of the real world is true; fail at the deadline."""
+    end = time.monotonic() + deadline
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {true}")
+        time.sleep(0.005)

@@ -1,0 +1,231 @@
+"""The REST door, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from tests.fakes import WALL, FakeScript, make_desk, make_offer
+from tests.wires import Reply, ask, ask_raw
+from wsserver.api import Api
+from wsserver.lifecycle import Event
+from wsserver.scripts import Script
+from wsserver.site import HTTPSite, Root
+
+
+def pick(common_options: Any, options: Any) -> None:
+    if options.get("size") == "wrong":
+        raise ValueError("size must be right")
+
+
+class ApiCase(TestCase):
+    secret: str | None = None
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.desk = make_desk(
+            self.clock,
+            make_offer("Demo one", options={"sizes": ["1x1"], "file_ext": [".CASE", "stl"]}),
+            make_offer("Picky", script=Script(FakeScript, check=pick)),
+            make_offer("Members", options={"group": "staff"}),
+            make_offer("Broken", unavailable="no Xvnc"),
+        )
+        self.stops: list[str] = []
+        self.api = Api(self.desk, self.stop, lambda request, desk: b"<table>", self.secret)
+        self.site = HTTPSite(Root(self.api.app.resource()))
+
+    def stop(self) -> None:
+        self.stops.append("stop")
+
+    async def get(self, path: str, **more: str) -> Reply:
+        return await ask(self.site, path, **more)
+
+    async def assert_refused(self, path: str, code: int, error: str, **more: str) -> Reply:
+        """Every refusal has a status, a reason phrase, and JSON with the same words."""
+        reply = await self.get(path, **more)
+        self.assertEqual((reply.code, reply.json["error"]), (code, error))
+        self.assertEqual(reply.reason, reply.json["message"])
+        self.assertEqual(reply.headers["Content-Type"], "application/json")
+        return reply
+
+
+class OpenApiTests(ApiCase):
+    """Without a security token everybody is a caller."""
+
+    async def test_reserve(self) -> None:
+        """The answer holds the token; query fields become options."""
+        reply = await self.get("/v1/reserve/Demo%20one?colour=red&note=%C3%A4")
+        self.assertEqual((reply.code, reply.reason), (200, "OK"))
+        self.assertEqual(
+            reply.json,
+            {
+                "token": "token-1",
+                "service": "Demo one",
+                "index": 0,
+                "expires_in": 300.0,
+                "websocket_port": None,
+            },
+        )
+        self.assertEqual(self.desk.live()[0].options, {"colour": "red", "note": "ä"})
+        self.assertEqual(reply.headers["Cache-Control"], "no-store")
+
+    async def test_post(self) -> None:
+        """What changes something may be posted as well, with or without a last slash."""
+        made = await self.get("/v1/reserve/Demo%20one/", method="POST")
+        reply = await self.get(f"/v1/release/{made.json['token']}", method="POST")
+        self.assertEqual(reply.code, 200)
+        self.assertEqual(self.desk.live(), [])
+
+    async def test_reserve_refusals(self) -> None:
+        """Each refusal says why, in the reason phrase and in JSON."""
+        await self.assert_refused("/v1/reserve/None", 404, "NoSuchService")
+        await self.assert_refused("/v1/reserve/Members", 403, "Forbidden")
+        await self.assert_refused("/v1/reserve/Broken", 503, "Unavailable")
+        reply = await self.assert_refused("/v1/reserve/Picky?size=wrong", 400, "BadRequest")
+        self.assertEqual(reply.reason, "size must be right")
+        await self.assert_refused("/v1/reserve/Picky?a=1&a=2", 400, "BadRequest")
+        await self.assert_refused("/v1/reserve/Picky?a=%ff", 400, "BadRequest")
+        self.assertEqual(self.desk.live(), [])
+
+    async def test_full(self) -> None:
+        """A full service says when to ask again."""
+        for _ in range(2):
+            await self.get("/v1/reserve/Picky")
+        self.clock.advance(100)
+        reply = await self.assert_refused("/v1/reserve/Picky", 503, "AtCapacity")
+        self.assertEqual(reply.headers["Retry-After"], "200")
+
+    async def test_draining(self) -> None:
+        """A server that stops takes no reservations."""
+        self.desk.drain()
+        await self.assert_refused("/v1/reserve/Picky", 503, "ShuttingDown")
+
+    async def test_release(self) -> None:
+        """An unknown token cannot be released; a released one is unknown."""
+        await self.assert_refused("/v1/release/nobody", 404, "NoSuchToken")
+        await self.get("/v1/reserve/Picky")
+        self.assertEqual((await self.get("/v1/release/token-1")).code, 200)
+        await self.assert_refused("/v1/release/token-1", 404, "NoSuchToken")
+
+    async def test_services(self) -> None:
+        """What may be reserved is listed, with free counts; group services are not."""
+        await self.get("/v1/reserve/Demo%20one")
+        reply = await self.get("/v1/services")
+        demo, picky, broken = reply.json
+        self.assertEqual(
+            demo,
+            {
+                "name": "Demo one",
+                "count": 2,
+                "free": 1,
+                "available": True,
+                "reason": None,
+                "sizes": ["1x1"],
+                "retry_in": 300,
+            },
+        )
+        self.assertEqual(picky["name"], "Picky")
+        self.assertEqual((broken["available"], broken["reason"]), (False, "no Xvnc"))
+
+    async def test_file_ext(self) -> None:
+        """A file extension chooses services, without case, with or without a dot."""
+        for extension, found in (("case", 1), (".STL", 1), ("txt", 0)):
+            reply = await self.get(f"/v1/services?file_ext={extension}")
+            self.assertEqual(len(reply.json), found, extension)
+
+    async def test_status(self) -> None:
+        """Each service with its live instances, as documented."""
+        await self.get("/v1/reserve/Picky?a=b")
+        self.desk.claim("token-1")
+        self.desk.note("token-1", "queued")
+        status = (await self.get("/v1/status")).json
+        self.assertEqual([s["name"] for s in status], list(self.desk.offers))
+        self.assertEqual(
+            status[1],
+            {
+                "name": "Picky",
+                "count": 2,
+                "common_options": {},
+                "instances": [
+                    {
+                        "index": 0,
+                        "token": "token-1",
+                        "timestamp": WALL,
+                        "options": {"a": "b"},
+                        "state": "starting",
+                        "progress": "queued",
+                    }
+                ],
+            },
+        )
+        self.desk.report("token-1", Event.CLOSE)
+        self.desk.report("token-1", Event.STOPPED)
+        self.assertEqual((await self.get("/v1/status")).json[1]["instances"], [])
+
+    async def test_status_view(self) -> None:
+        """The page for people comes from the pages."""
+        self.assertEqual((await self.get("/v1/status_view")).body, b"<table>")
+
+    async def test_stop(self) -> None:
+        """The server answers, and then stops."""
+        reply = await self.get("/v1/stop")
+        self.assertEqual((reply.code, reply.json), (200, {"stopping": True}))
+        self.assertEqual(self.stops, ["stop"])
+
+    async def test_what_does_not_exist(self) -> None:
+        """Unknown paths and methods are told in JSON, too."""
+        await self.assert_refused("/v1/nothing", 404, "NotFound")
+        await self.assert_refused("/v1", 404, "NotFound")
+        reply = await self.assert_refused("/v1/status", 405, "MethodNotAllowed", method="DELETE")
+        self.assertIn("GET", reply.headers["Allow"])
+
+    async def test_no_redirect(self) -> None:
+        """A slash too many never redirects to what the Host header says."""
+        reply = await self.get("/v1/status/", Host="evil.example")
+        self.assertEqual(reply.code, 200)
+        self.assertNotIn("Location", reply.headers)
+
+    async def test_bug(self) -> None:
+        """A bug of ours is logged, and told without details."""
+        self.patch(self.desk, "live", lambda: 1 / 0)
+        reply = await self.assert_refused("/v1/status", 500, "InternalError")
+        self.assertNotIn(b"division", reply.body)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_websocket_port(self) -> None:
+        """The websocket port is told to who asked this port, not to who came by a proxy."""
+        self.api.websocket_port = 9999
+        for host, expected in (("here:80", 9999), ("here", None), ("proxy:443", None)):
+            raw = f"GET /v1/reserve/Demo%20one HTTP/1.1\r\nHost: {host}\r\n"
+            reply = await ask_raw(self.site, f"{raw}Connection: close\r\n\r\n".encode())
+            self.assertEqual(reply.json["websocket_port"], expected, host)
+            self.desk.release(reply.json["token"])
+
+
+class SecurityTokenTests(ApiCase):
+    """With a security token only those who have it are callers."""
+
+    secret = "sesame"
+
+    async def test_needed(self) -> None:
+        """Every call but the release needs it."""
+        for path in ("services", "status", "status_view", "stop", "reserve/Picky"):
+            reply = await self.assert_refused(f"/v1/{path}", 401, "Unauthorized")
+            self.assertEqual(reply.headers["WWW-Authenticate"], "Bearer")
+            await self.assert_refused(f"/v1/{path}?security_token=no", 401, "Unauthorized")
+        await self.assert_refused("/v1/status", 401, "Unauthorized", Authorization="Basic sesame")
+        self.assertEqual((self.stops, self.desk.live()), ([], []))
+
+    async def test_given(self) -> None:
+        """It may stand in the query or in a header, and is no option."""
+        self.assertEqual((await self.get("/v1/reserve/Picky?security_token=sesame&a=b")).code, 200)
+        self.assertEqual(self.desk.live()[0].options, {"a": "b"})
+        reply = await self.get("/v1/reserve/Members", Authorization="Bearer sesame")
+        self.assertEqual(reply.code, 200)
+
+    async def test_release_without(self) -> None:
+        """A browser releases by the reservation's token alone."""
+        await self.get("/v1/reserve/Picky?security_token=sesame")
+        self.assertEqual((await self.get("/v1/release/token-1")).code, 200)

@@ -1,0 +1,70 @@
+"""Connecting to a service, with patience."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.wires import Plug, Wire
+from wsserver import connect
+from wsserver.errors import ConnectFailed
+
+
+class ConnectTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.plug = Plug()
+        self.patch(connect, "HostnameEndpoint", self.plug)
+        dialling = connect.connect(self.clock, self, ("127.0.0.1", 5900), 2.0)
+        self.result = Deferred.fromCoroutine(dialling)
+
+    def service_lost(self, reason: object) -> None:
+        """A browser that has not been joined yet does not care."""
+
+    def test_at_once(self) -> None:
+        """A service that listens is connected to at the first try."""
+        protocol, _ = self.plug.succeed()
+        self.assertIs(self.successResultOf(self.result), protocol)
+
+    def test_soon_and_ever_more_rarely(self) -> None:
+        """A late service is met within 20 ms at first, and 250 ms later on."""
+        times = [0.0]
+        while self.clock.seconds() < 1.5:
+            self.plug.refuse(ConnectionRefusedError())
+            while not self.plug._waiting:
+                self.clock.advance(0.005)
+            times.append(self.clock.seconds())
+        self.assertLessEqual(times[1] - times[0], 0.02)
+        self.assertTrue(all(b - a <= 0.26 for a, b in pairwise(times)))
+        self.assertLess(len(times), 60)
+        self.plug.succeed()
+        self.successResultOf(self.result)
+
+    def test_gives_up(self) -> None:
+        """After connect_timeout it is over; each try has only the time that is left."""
+        while self.clock.seconds() < 2:
+            if self.plug._waiting:
+                self.plug.refuse(ConnectionRefusedError())
+            self.clock.advance(0.01)
+        self.failureResultOf(self.result, ConnectFailed)
+        self.assertLess(self.plug.attempts[-1][2], 0.5)
+
+    def test_not_itself(self) -> None:
+        """A port without listener can be connected to itself, which is no service."""
+        own = Wire(7, 7)
+        self.plug.succeed(own)
+        self.assertTrue(own.aborted)
+        self.clock.advance(0.1)
+        protocol, _ = self.plug.succeed()
+        self.assertIs(self.successResultOf(self.result), protocol)
+
+    def test_cancel(self) -> None:
+        """Cancelling stops the attempt, and there is no other one."""
+        self.result.cancel()
+        self.failureResultOf(self.result, CancelledError)
+        self.assertEqual(self.plug.cancelled, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,62 @@
+"""The status page and the types of files; the other pages are tested by site and browser."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.test.requesthelper import DummyRequest
+
+from tests.fakes import make_desk, make_offer
+from wsserver.lifecycle import Event
+from wsserver.pages import WEB, Files, status_page
+
+
+class StatusPageTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        broken = make_offer("Broken", unavailable="no Xvnc")
+        self.desk = make_desk(Clock(), make_offer(count=3), broken)
+
+    def page(self) -> str:
+        self.request = DummyRequest([])
+        return self.successResultOf(status_page(self.request, self.desk)).decode()
+
+    def test_nobody(self) -> None:
+        """A service without instances has a row that says so."""
+        page = self.page()
+        self.assertTrue(page.startswith("<!DOCTYPE html>"))
+        self.assertIn("0 of 5 instances in use.", page)
+        self.assertIn("0 of 3", page)
+        self.assertIn("free", page)
+        self.assertIn("no Xvnc", page)
+        kept = self.request.responseHeaders.getRawHeaders("Cache-Control")
+        self.assertEqual(kept, ["no-store"])
+
+    def test_instances(self) -> None:
+        """Each instance has a row with its state in words; endings cannot be released."""
+        for _ in range(3):
+            self.desk.reserve("Demo", {"file": "<b>&"})
+        self.desk.claim("token-1")
+        self.desk.note("token-1", "queued, position 3")
+        self.desk.claim("token-2")
+        self.desk.report("token-2", Event.CLOSE)
+        self.desk.report("token-2", Event.HUNG, "stop takes too long")
+        page = self.page()
+        self.assertIn("3 of 3", page)
+        self.assertIn("starting: queued, position 3", page)
+        self.assertIn("does not end: stop takes too long", page)
+        self.assertIn("file=&lt;b&gt;&amp;", page)
+        self.assertIn('data-token="token-1"', page)
+        self.assertNotIn('data-token="token-2"', page)
+        self.assertEqual(page.count("<b>"), 0)
+
+
+class AssetTests(SynchronousTestCase):
+    def test_types(self) -> None:
+        """Scripts carry a JavaScript type, as modules need it."""
+        self.assertEqual(Files.contentTypes[".js"], "text/javascript")
+        self.assertEqual(Files.contentTypes[".svg"], "image/svg+xml")
+
+    def test_size(self) -> None:
+        """The pages, without noVNC, stay below 50 KB."""
+        size = sum(path.stat().st_size for path in WEB.iterdir() if path.is_file())
+        self.assertLess(size, 50_000)

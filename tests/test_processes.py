@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes import wait_until
+from wsserver import processes
+from wsserver.processes import TAIL_SIZE, ProcessGroup
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that merely waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class ProcessTestCase(SynchronousTestCase):
+    def group(self, script: str, *args: str, **rest: Any) -> ProcessGroup:
+        """Start a shell script; it is gone after the test."""
+        group = ProcessGroup(["sh", "-c", script, "sh", *args], **rest)
+        self.addCleanup(group.stop, 0)
+        return group
+
+    def printed(self, group: ProcessGroup) -> str:
+        """Return the output once there is a whole line of it."""
+        wait_until(lambda: group.output().endswith("\n"))
+        return group.output()
+
+
+class StatusTests(ProcessTestCase):
+    def test_exit_status(self) -> None:
+        """A program that ends by itself leaves its exit status."""
+        group = self.group("exit 3")
+        wait_until(lambda: not group.running)
+        self.assertEqual(group.status(), 3)
+        group.stop(0)
+        self.assertEqual((group.status(), group.running), (3, False))
+
+    def test_signal(self) -> None:
+        """A program that a signal ends has its number, below zero."""
+        group = self.group("kill -KILL $$")
+        wait_until(lambda: not group.running)
+        self.assertEqual(group.status(), -9)
+
+    def test_running(self) -> None:
+        """A running program has no status, and a group of its own."""
+        group = self.group("echo on; exec sleep 60")
+        self.printed(group)
+        self.assertEqual((group.running, group.status()), (True, None))
+        self.assertEqual(os.getpgid(group.pid), group.pid)
+        self.assertNotEqual(os.getpgid(0), group.pid)
+
+    def test_cannot_start(self) -> None:
+        """What cannot be started is an OSError."""
+        self.assertRaises(OSError, ProcessGroup, ["/no/such/program"])
+        self.assertRaises(OSError, ProcessGroup, ["sh"], cwd="/no/such/folder")
+
+
+class OutputTests(ProcessTestCase):
+    def test_both_streams(self) -> None:
+        """Output and errors are kept together; the standard input is empty."""
+        group = self.group("cat; echo out; echo err >&2")
+        wait_until(lambda: group.output().count("\n") == 2)
+        self.assertEqual(group.output(), "out\nerr\n")
+        self.assertEqual(group.name, "sh")
+
+    def test_tail(self) -> None:
+        """However much a program prints, the end of it is kept and no more."""
+        group = self.group("head -c 300000 /dev/zero | tr '\\0' x; echo; echo the end")
+        wait_until(lambda: group.output().endswith("the end\n"))
+        self.assertEqual(len(group.output()), TAIL_SIZE)
+
+    def test_no_text(self) -> None:
+        """Output that is no UTF-8 does no harm."""
+        self.assertEqual(self.printed(self.group("printf 'a\\377b\\n'")), "a\ufffdb\n")
+
+    def test_environment_and_folder(self) -> None:
+        """A program runs with the environment and in the folder that it is given."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        env = {"PATH": os.environ["PATH"], "GREETING": "hello"}
+        group = self.group('echo "$GREETING $HOME $(pwd)"', env=env, cwd=str(folder))
+        self.assertEqual(self.printed(group), f"hello  {folder.resolve()}\n")
+
+
+class StopTests(ProcessTestCase):
+    def test_term(self) -> None:
+        """A program is asked to end first, and may tidy up."""
+        group = self.group("trap 'echo tidy; exit 4' TERM; echo on; while :; do sleep 0.01; done")
+        self.printed(group)
+        group.stop(20)
+        self.assertEqual(group.status(), 4)
+        wait_until(lambda: group.output().endswith("tidy\n"))
+
+    def test_grandchild(self) -> None:
+        """What a program starts ends with it."""
+        group = self.group("sleep 60 & echo $!; wait")
+        grandchild = int(self.printed(group))
+        self.assertTrue(alive(grandchild))
+        group.stop(20)
+        self.assertEqual((alive(grandchild), group.status()), (False, -15))
+
+    def test_orphan(self) -> None:
+        """What a program left behind ends as well."""
+        group = self.group("sleep 60 & echo $!")
+        orphan = int(self.printed(group))
+        wait_until(lambda: not group.running)
+        self.assertTrue(alive(orphan))
+        group.stop(20)
+        self.assertFalse(alive(orphan))
+        self.assertEqual(group.status(), 0)
+
+    def test_deaf(self) -> None:
+        """A program that does not want to end is killed after a while, with its children."""
+        group = self.group("trap '' TERM; sleep 60 & echo $!; wait; exec sleep 60")
+        grandchild = int(self.printed(group))
+        group.stop(0.05)
+        self.assertEqual((group.status(), alive(grandchild)), (-9, False))
+
+    def test_frozen(self) -> None:
+        """A stopped program sees the request to end."""
+        group = self.group("kill -STOP $$; exec sleep 60")
+        wait_until(lambda: psutil.Process(group.pid).status() == psutil.STATUS_STOPPED)
+        self.assertTrue(group.running)
+        group.stop(20)
+        self.assertEqual(group.status(), -15)
+
+    def test_frozen_and_deaf(self) -> None:
+        """A stopped program that ignores the request is killed."""
+        group = self.group("trap '' TERM; kill -STOP $$; while :; do sleep 0.01; done")
+        wait_until(lambda: psutil.Process(group.pid).status() == psutil.STATUS_STOPPED)
+        group.stop(0.05)
+        self.assertEqual(group.status(), -9)
+
+    def test_twice(self) -> None:
+        """Stopping again does nothing, least of all to whoever got the number since."""
+        group = self.group("exec sleep 60")
+        group.stop(20)
+        signals: list[object] = []
+        self.patch(os, "killpg", lambda *args: signals.append(args))
+        group.stop(20)
+        self.assertEqual(signals, [])
+
+
+class AliveTests(SynchronousTestCase):
+    class Vanishing:
+        """A process that ends while it is looked at."""
+
+        def __init__(self, pid: int, error: Exception) -> None:
+            self.pid = pid
+            self.error = error
+
+        def status(self) -> str:
+            raise self.error
+
+    def test_vanishing(self) -> None:
+        """Processes that vanish, or are none of our business, do not disturb the count."""
+        me, group = os.getpid(), os.getpgid(0)
+        gone = [
+            self.Vanishing(me, psutil.NoSuchProcess(me)),
+            self.Vanishing(me, psutil.AccessDenied(me)),
+            self.Vanishing(2**22 + 1, ProcessLookupError()),
+        ]
+        self.patch(processes.psutil, "process_iter", lambda: gone)
+        self.assertFalse(processes._alive(group))
+        self.patch(processes.psutil, "process_iter", lambda: [*gone, psutil.Process(me)])
+        self.assertTrue(processes._alive(group))

@@ -1,0 +1,176 @@
+"""Which resource answers which path, and what holds for every answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+
+from tests.fakes import make_desk
+from tests.wires import ask, ask_raw
+from wsserver.api import Api
+from wsserver.logs import redact
+from wsserver.pages import status_page
+from wsserver.site import MAX_BODY, HTTPSite, Root
+
+
+class Upgrade(Resource):
+    """Stands for the websocket."""
+
+    isLeaf = True
+
+    def render(self, request: object) -> bytes:
+        return b"websocket"
+
+
+class SiteCase(TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        (self.folder / "www" / "sub").mkdir(parents=True)
+        self.www = self.folder / "www"
+        (self.folder / "secret").write_text("canary")
+
+    def make(self, directory: bool = False, websocket: bool = False, **headers: str) -> HTTPSite:
+        api = Api(make_desk(Clock()), lambda: None, status_page)
+        root = Root(
+            api.app.resource(),
+            str(self.www) if directory else None,
+            Upgrade() if websocket else None,
+        )
+        return HTTPSite(root, list(headers.items()))
+
+
+class PathTests(SiteCase):
+    async def test_own_pages(self) -> None:
+        """Without a directory there are a front page, and the viewer by both names."""
+        site = self.make()
+        self.assertIn(b"Open a session", (await ask(site, "/")).body)
+        for name in ("viewer.html", "vnc_envision.html"):
+            reply = await ask(site, f"/{name}?path=websockify&token=T")
+            self.assertIn(b"viewer.js", reply.body)
+            self.assertIn("default-src 'self'", reply.headers["Content-Security-Policy"])
+            self.assertEqual(reply.headers["Referrer-Policy"], "no-referrer")
+        self.assertEqual(
+            (await ask(site, "/wsserver/style.css")).headers["Content-Type"], "text/css"
+        )
+
+    async def test_directory(self) -> None:
+        """With a directory its files stand at /, and its own viewer goes first."""
+        site = self.make(directory=True)
+        (self.www / "a.js").write_text("1")
+        (self.www / "vnc_envision.html").write_text("mine")
+        reply = await ask(site, "/a.js?session_name=x")
+        self.assertEqual((reply.body, reply.headers["Content-Type"]), (b"1", "text/javascript"))
+        self.assertEqual((await ask(site, "/vnc_envision.html")).body, b"mine")
+        self.assertIn(b"viewer.js", (await ask(site, "/viewer.html")).body)
+        self.assertIn(b"a.js", (await ask(site, "/")).body)
+        self.assertEqual((await ask(site, "/v1/services")).code, 200)
+
+    async def test_nothing_there(self) -> None:
+        """What does not exist is a 404, and reserved names are never files."""
+        for name in ("v2", "ansys221"):
+            (self.www / name).write_text("x")
+        for directory, path in (
+            (False, "/nothing"),
+            (False, "/v1x"),
+            (True, "/nothing"),
+            (True, "/v2"),
+            (True, "/v2/reserve"),
+            (True, "/ansys221"),
+        ):
+            reply = await ask(self.make(directory=directory), path)
+            self.assertEqual(reply.code, 404, path)
+
+    async def test_upgrades(self) -> None:
+        """A websocket is served on any path, where it shares the port."""
+        for path in ("/", "/websockify", "/v1/x/y", "/wsserver/"):
+            reply = await ask(self.make(websocket=True), path, Upgrade="WebSocket")
+            self.assertEqual(reply.body, b"websocket")
+        reply = await ask(self.make(), "/", Upgrade="websocket")
+        self.assertIn(b"Open a session", reply.body)
+
+    async def test_outside(self) -> None:
+        """No path leads out of the directory, by no encoding and no link."""
+        (self.www / "link").symlink_to(self.folder.resolve() / "secret")
+        (self.www / "linked").symlink_to(self.folder.resolve())
+        (self.www / ".hidden").write_text("canary")
+        (self.www / "inside").symlink_to(self.www.resolve() / "sub")
+        (self.www / "sub" / "file").write_text("fine")
+        site = self.make(directory=True)
+        for path in (
+            b"/../secret",
+            b"/%2e%2e/secret",
+            b"/sub/../../secret",
+            b"/..%2fsecret",
+            b"/%252e%252e/secret",
+            b"/sub/..%5c..%5csecret",
+            b"/%c0%ae%c0%ae/secret",
+            b"//secret",
+            b"/link",
+            b"/linked/secret",
+            b"/.hidden",
+            b"/a%00b",
+            b"/a%0ab",
+            b"/" + b"x" * 5000,
+            b"/%ff",
+        ):
+            reply = await ask(site, path)
+            self.assertEqual(reply.code, 404, path)
+            self.assertNotIn(b"canary", reply.body)
+        self.assertEqual((await ask(site, "/inside/file")).body, b"fine")
+        listing = (await ask(site, "/")).body
+        self.assertNotIn(b".hidden", listing)
+
+    async def test_folder_redirect(self) -> None:
+        """A folder's slash is added relative to the address, whatever the Host says."""
+        reply = await ask(self.make(directory=True), "/sub?x=1", Host="evil.example")
+        self.assertEqual((reply.code, reply.headers["Location"]), (301, "./sub/?x=1"))
+
+
+class EveryAnswerTests(SiteCase):
+    async def test_headers(self) -> None:
+        """--add_header stands on every answer, and the server does not boast."""
+        site = self.make(directory=True, **{"X-One": "1"})
+        for path in ("/", "/nothing", "/v1/status", "/v1/none", "/viewer.html", "/sub"):
+            reply = await ask(site, path)
+            self.assertEqual((reply.headers["X-One"], reply.headers["Server"]), ("1", "wsserver"))
+
+    async def test_large_body(self) -> None:
+        """A body that says it is too large is refused at once."""
+        raw = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc"
+        self.assertEqual((await ask_raw(self.make(), raw % (MAX_BODY + 1))).code, 413)
+
+    async def test_large_body_in_one_piece(self) -> None:
+        """The same where all of it is there already: it is answered once."""
+        raw = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        body = b"x" * (MAX_BODY + 1)
+        reply = await ask_raw(self.make(), raw % len(body) + body)
+        self.assertEqual((reply.code, reply.body), (413, b""))
+
+    async def test_large_chunks(self) -> None:
+        """A body that turns out to be too large is refused as soon as it is."""
+        head = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        self.assertEqual((await ask_raw(self.make(), head + 4 * chunk)).code, 413)
+
+    async def test_small_body(self) -> None:
+        """A small body is fine."""
+        raw = b"POST /v1/reserve/Demo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        self.assertEqual((await ask_raw(self.make(), raw + chunked)).code, 200)
+
+    async def test_access_log(self) -> None:
+        """A request is one line, without tokens and without what breaks lines."""
+        with capturedLogs() as events:
+            await ask(self.make(), "/v1/status?security_token=canary1&token=canary2%0a")
+        (line,) = [self.line(e) for e in events if e["log_namespace"] == "wsserver.access"]
+        self.assertEqual(
+            redact(line), "192.0.2.1 GET /v1/status?security_token=***&token=*** 200 "
+            + line.rpartition(" ")[2]
+        )  # fmt: skip
+
+    def line(self, event: LogEvent) -> str:
+        return str(event["log_format"]).format(**event)

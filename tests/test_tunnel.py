@@ -1,0 +1,439 @@
+"""The websocket door, in memory: no socket, no thread, no real time."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import txaio
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.wires import DONE, FakeSession, Plug, Wire, close, frame, frames, request
+from wsserver import connect, tunnel
+from wsserver.errors import (
+    AtCapacity,
+    NoSuchToken,
+    Released,
+    ServiceFailed,
+    ShuttingDown,
+    StartTimeout,
+    TokenInUse,
+    WSServerError,
+)
+from wsserver.tunnel import (
+    CLOSE_TIMEOUT,
+    CONNECT_TIMEOUT,
+    DRAIN_TIMEOUT,
+    EARLY_BYTES,
+    HEAD_BYTES,
+    Tunnel,
+    TunnelFactory,
+)
+
+
+class TunnelCase(SynchronousTestCase):
+    """A factory whose sessions and connections obey."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.patch(txaio.config, "loop", self.clock)
+        self.plug = Plug()
+        self.patch(connect, "HostnameEndpoint", self.plug)
+        self.session = FakeSession()
+        self.refusal: WSServerError | None = None
+        self.joins: list[str] = []
+        self.factory = self.make()
+
+    def make(self, **options: Any) -> TunnelFactory:
+        return TunnelFactory(self.clock, self.join, **options)
+
+    def join(self, token: str, seat: Tunnel) -> FakeSession:
+        self.joins.append(token)
+        if self.refusal is not None:
+            raise self.refusal
+        return self.session
+
+    def dial(self, head: bytes) -> None:
+        """A browser connects and sends its request."""
+        self.tunnel = self.factory.buildProtocol(None)
+        self.browser = Wire()
+        self.tunnel.makeConnection(self.browser)
+        self.tunnel.dataReceived(head)
+
+    def upgrade(self, query: str = "?token=T", **headers: str) -> str:
+        """The same, and the handshake succeeds; return the answer's head."""
+        self.dial(request(query, **headers))
+        answer = self.browser.take().decode()
+        self.assertTrue(answer.startswith("HTTP/1.1 101 "), answer)
+        return answer
+
+    def open(self) -> None:
+        """A tunnel that is joined to its service."""
+        self.upgrade()
+        self.session.start()
+        self.service, self.wire = self.plug.succeed()
+
+    def refused(self, query: str) -> tuple[int, str]:
+        self.dial(request(query))
+        answer = self.browser.take().decode()
+        self.assertTrue(self.browser.disconnecting)
+        return int(answer.split()[1]), answer
+
+    def sent(self) -> list[tuple[int, bytes]]:
+        return frames(self.browser.take())
+
+    def closed(self) -> tuple[int, str]:
+        """Return code and reason of the close frame, which is the last that was sent."""
+        opcode, payload = self.sent()[-1]
+        self.assertEqual(opcode, 8)
+        return struct.unpack(">H", payload[:2])[0], payload[2:].decode()
+
+    def hang_up(self, reason: Failure = DONE) -> None:
+        self.browser.connected = False
+        self.tunnel.connectionLost(reason)
+
+
+class HandshakeTests(TunnelCase):
+    def test_refusals(self) -> None:
+        """Each failure of a claim is a plain HTTP status with readable words."""
+        for error, status in (
+            (NoSuchToken(), 404),
+            (TokenInUse(), 409),
+            (ShuttingDown(), 503),
+            (AtCapacity("all in use", 7), 503),
+        ):
+            self.refusal = error
+            got, answer = self.refused("?token=T")
+            self.assertEqual(got, status)
+            self.assertIn(str(error), answer)
+            body = answer.partition("\r\n\r\n")[2]
+            self.assertIn(f"Content-Length: {len(body)}\r\n", answer)
+            self.assertIn("Connection: close\r\n", answer)
+            self.assertEqual("Retry-After" in answer, error.retry_after is not None)
+            self.hang_up()
+        self.assertEqual(self.session.left, 0)
+
+    def test_no_token(self) -> None:
+        """Without a token and without a fixed host there is nowhere to go."""
+        self.assertEqual(self.refused("")[0], 400)
+        self.assertEqual(self.refused("?session_name=x")[0], 400)
+        self.assertEqual(self.joins, [])
+
+    def test_empty_token_is_a_token(self) -> None:
+        """An empty token is unknown, and never means the fixed host."""
+        self.factory = self.make(basic=("127.0.0.1", 1))
+        self.refusal = NoSuchToken()
+        self.assertEqual(self.refused("?token=")[0], 404)
+        self.assertEqual(self.joins, [""])
+
+    def test_token_twice(self) -> None:
+        """Two tokens are a mistake."""
+        self.assertEqual(self.refused("?token=a&token=b")[0], 400)
+
+    def test_query_beyond_reason(self) -> None:
+        """Bytes that are no UTF-8, or far too many fields, are refused."""
+        self.assertEqual(self.refused("?token=%ff")[0], 400)
+        self.assertEqual(self.refused("?" + "a=1&" * 1001 + "token=T")[0], 400)
+
+    def test_added_headers(self) -> None:
+        """The headers of --add_header stand on refusals, too."""
+        self.factory = self.make(http_headers=[("X-One", "1")])
+        self.assertIn("X-One: 1\r\n", self.refused("")[1])
+
+    def test_subprotocol(self) -> None:
+        """ "binary" is echoed where it is offered, and nothing else ever."""
+        for offered, expected in (("binary", True), ("x, binary", True), ("x", False)):
+            answer = self.upgrade(Sec_WebSocket_Protocol=offered)
+            self.assertEqual("Sec-WebSocket-Protocol: binary\r\n" in answer, expected)
+        self.assertNotIn("Sec-WebSocket-Protocol", self.upgrade())
+
+    def test_any_path(self) -> None:
+        """Only the token counts, not the path; other fields are tolerated."""
+        self.dial(request("?instance_name=x&token=T", path="/some/where"))
+        self.assertEqual(self.joins, ["T"])
+
+    def test_large_head(self) -> None:
+        """A request head has a limit, whether it comes at once or in pieces."""
+        for size in (HEAD_BYTES, 10 * HEAD_BYTES):
+            self.dial(request("?token=T", X_Long="x" * size))
+            self.assertIn(b" 431 ", self.browser.take())
+        self.dial(b"GET / HTTP/1.1\r\n")
+        for _ in range(20):
+            self.tunnel.dataReceived(b"X-A: " + b"a" * 1000 + b"\r\n")
+        self.assertIn(b" 431 ", self.browser.take())
+        self.assertEqual(self.joins, [])
+
+    def test_slow_head(self) -> None:
+        """A request head must be complete within HEAD_TIMEOUT."""
+        self.dial(request()[:20])
+        self.clock.advance(tunnel.HEAD_TIMEOUT + 6)
+        self.assertTrue(self.browser.aborted)
+
+    def test_one_service_for_a_socket(self) -> None:
+        """A second request on the same socket starts no second service."""
+        self.dial(request("?token=a") + request("?token=b"))
+        self.assertEqual(self.joins, ["a"])
+
+    def test_plain_request(self) -> None:
+        """A request without upgrade is told so, and redirected nowhere."""
+        self.dial(b"GET /?redirect=http://evil.example/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b" 426 ", self.browser.take())
+
+
+class OpenTests(TunnelCase):
+    def test_first_bytes_wait(self) -> None:
+        """What a client sends before its service listens arrives, in order."""
+        self.dial(request("?token=T") + frame(b"one"))
+        self.tunnel.dataReceived(frame(b"two"))
+        self.session.start()
+        _, wire = self.plug.succeed()
+        self.tunnel.dataReceived(frame(b"three"))
+        self.assertEqual(wire.take(), b"onetwothree")
+        self.assertEqual(self.session.joined, 1)
+
+    def test_too_much_too_early(self) -> None:
+        """No more than EARLY_BYTES are kept."""
+        self.upgrade()
+        self.tunnel.dataReceived(frame(b"x" * EARLY_BYTES))
+        self.assertEqual(self.sent(), [])
+        self.tunnel.dataReceived(frame(b"x"))
+        self.assertEqual(self.closed()[0], 4413)
+        self.assertEqual(self.session.left, 1)
+
+    def test_named_socket(self) -> None:
+        """&socket=NAME picks a socket; without it the first counts."""
+        for query, port in (("", 1), ("&socket=sound", 2)):
+            self.upgrade("?token=T" + query)
+            self.session.start(screen=("h", 1), sound=("h", 2))
+            self.assertEqual(self.plug.attempts[-1][:2], ("h", port))
+
+    def test_unknown_socket(self) -> None:
+        """A socket that the service does not have is the client's mistake."""
+        self.upgrade("?token=T&socket=nose")
+        self.session.start()
+        self.assertEqual(self.closed(), (4400, "the service has no socket 'nose'"))
+
+    def test_failures_of_the_start(self) -> None:
+        """The client gets the close code and the words of the failure."""
+        for error, code in ((ServiceFailed("no licence"), 4500), (StartTimeout("late"), 4504)):
+            self.upgrade()
+            self.session.fail(error)
+            self.assertEqual(self.closed(), (code, str(error)))
+
+    def test_bug(self) -> None:
+        """A bug of ours is logged, and told without details."""
+        self.upgrade()
+        self.session.wanted.pop().errback(ZeroDivisionError("secret"))
+        self.assertEqual(self.closed(), (4500, "internal error"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_nobody_listens(self) -> None:
+        """Where nobody listens within connect_timeout the client is told."""
+        self.upgrade()
+        self.session.start()
+        self.plug.refuse(ConnectionRefusedError())
+        while self.clock.seconds() < self.session.connect_timeout:
+            self.clock.advance(0.3)
+            if self.plug._waiting:
+                self.plug.refuse(ConnectionRefusedError())
+        self.assertEqual(self.closed(), (4502, "the service does not answer"))
+        self.assertEqual(self.session.left, 1)
+
+    def test_basic_mode(self) -> None:
+        """Without a token the tunnel goes to the fixed host."""
+        self.factory = self.make(basic=("vnc", 5901))
+        self.upgrade("")
+        self.assertEqual(self.plug.attempts, [("vnc", 5901, CONNECT_TIMEOUT)])
+        _, wire = self.plug.succeed()
+        self.tunnel.dataReceived(frame(b"up"))
+        self.assertEqual(wire.take(), b"up")
+        self.hang_up()
+        self.assertTrue(wire.disconnecting)
+
+    def test_hang_up_while_starting(self) -> None:
+        """Hanging up reaches the start, and the seat is given up."""
+        self.upgrade()
+        self.hang_up()
+        self.assertEqual((self.session.cancelled, self.session.left), (1, 1))
+        self.assertEqual(self.factory.tunnels, set())
+
+    def test_hang_up_while_connecting(self) -> None:
+        """Hanging up reaches the connection attempt."""
+        self.upgrade()
+        self.session.start()
+        self.hang_up()
+        self.assertEqual((self.plug.cancelled, self.session.left), (1, 1))
+
+    def test_close_while_starting(self) -> None:
+        """A close frame is as good as hanging up."""
+        self.upgrade()
+        self.tunnel.dataReceived(close())
+        self.assertEqual(self.closed()[0], 1000)
+        self.assertEqual((self.session.cancelled, self.session.left), (1, 1))
+
+
+class BytesTests(TunnelCase):
+    def test_both_ways(self) -> None:
+        """Bytes go both ways, in order and unchanged."""
+        self.open()
+        self.tunnel.dataReceived(frame(b"up") + frame(b"x" * 70_000))
+        self.assertEqual(self.wire.take(), b"up" + b"x" * 70_000)
+        self.service.dataReceived(b"down")
+        self.service.dataReceived(b"y" * 70_000)
+        self.assertEqual(self.sent(), [(2, b"down"), (2, b"y" * 70_000)])
+        self.assertGreaterEqual(self.session.touched, 4)
+
+    def test_byte_by_byte(self) -> None:
+        """Frames may arrive in any pieces, and messages in any fragments."""
+        self.open()
+        stream = frame(b"abc", fin=False) + frame(b"ping", opcode=9) + frame(b"def", opcode=0)
+        for number in range(len(stream)):
+            self.tunnel.dataReceived(stream[number : number + 1])
+        self.assertEqual(self.wire.take(), b"abcdef")
+        self.assertEqual(self.sent(), [(10, b"ping")])
+
+    def test_text(self) -> None:
+        """Text is no byte stream."""
+        self.open()
+        self.tunnel.dataReceived(frame(b"text", opcode=1) + frame(b"more"))
+        self.assertEqual(self.closed()[0], 1003)
+        self.assertEqual(self.wire.take(), b"")
+        self.assertTrue(self.wire.disconnecting)
+
+    def test_large_message(self) -> None:
+        """A message above the limit is refused before its bytes come."""
+        self.factory = self.make(max_message_size=1000)
+        self.open()
+        self.tunnel.dataReceived(frame(b"x" * 1001))
+        self.assertEqual(self.closed()[0], 1009)
+        self.open()
+        self.tunnel.dataReceived(frame(b"x" * 1000))
+        self.assertEqual(self.wire.take(), b"x" * 1000)
+
+    def test_flow_control(self) -> None:
+        """Each side that is slow pauses the other one."""
+        self.open()
+        self.assertFalse(self.wire.paused)
+        self.browser.producer.pauseProducing()
+        self.assertTrue(self.wire.paused)
+        self.browser.producer.resumeProducing()
+        self.assertFalse(self.wire.paused)
+        self.wire.producer.pauseProducing()
+        self.assertTrue(self.browser.paused)
+
+    def test_nothing_is_read_before_the_join(self) -> None:
+        """A service that speaks first is not heard before the browser can be told."""
+        self.upgrade()
+        self.session.start()
+        factory, _ = self.plug._waiting[0]
+        protocol, wire = factory.buildProtocol(None), Wire()
+        protocol.makeConnection(wire)
+        self.assertTrue(wire.paused)
+
+    def test_ping(self) -> None:
+        """A quiet client is pinged, so that no proxy drops the tunnel."""
+        self.open()
+        self.clock.pump([1.0] * (tunnel.PING_INTERVAL + 2))
+        self.assertEqual([opcode for opcode, _ in self.sent()], [9])
+
+
+class EndTests(TunnelCase):
+    def test_service_ends(self) -> None:
+        """The end of the service is an orderly end, after all that it has sent."""
+        self.open()
+        self.service.dataReceived(b"last words")
+        self.service.readConnectionLost()
+        self.assertEqual(self.sent()[0], (2, b"last words"))
+        # What is under way to the service is still sent.
+        self.assertTrue(self.wire.disconnecting)
+        self.assertEqual(self.session.left, 0)
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.session.left, 1)
+        self.tunnel.dataReceived(close())
+        self.assertTrue(self.browser.disconnecting)
+        self.hang_up()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_service_closes(self) -> None:
+        """A service that closes both ways at once ends in good order, too."""
+        self.open()
+        self.browser.pauseProducing()
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.closed(), (1000, "the service has ended"))
+        self.assertEqual(self.session.left, 1)
+        # Or the answer to our close would never be read.
+        self.assertFalse(self.browser.paused)
+
+    def test_service_breaks(self) -> None:
+        """A connection that breaks is no orderly end."""
+        self.open()
+        self.service.dataReceived(b"half a")
+        self.service.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.closed(), (4502, "the service broke the connection"))
+        self.assertEqual(self.session.left, 1)
+
+    def test_service_that_never_ends(self) -> None:
+        """A service that takes nothing more is cut off in the end."""
+        self.open()
+        self.hang_up()
+        self.assertTrue(self.wire.disconnecting)
+        self.assertFalse(self.wire.aborted)
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(self.wire.aborted)
+        self.service.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.session.left, 1)
+
+    def test_browser_closes(self) -> None:
+        """A browser that closes is answered; what it sent still reaches the service."""
+        self.open()
+        self.tunnel.dataReceived(frame(b"bye") + close(1000))
+        self.assertEqual(self.wire.take(), b"bye")
+        self.assertTrue(self.wire.disconnecting)
+        self.assertEqual(self.closed()[0], 1000)
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.session.left, 1)
+        self.hang_up()
+        self.assertEqual(self.session.left, 1)
+
+    def test_dismissed(self) -> None:
+        """Whoever ends a session gives the code and the words."""
+        for error, code in ((Released("released"), 1000), (ShuttingDown(), 1001)):
+            self.open()
+            self.tunnel.dismiss(error)
+            self.assertEqual(self.closed(), (code, str(error)))
+            self.tunnel.dismiss(error)
+            self.assertEqual(self.sent(), [])
+
+    def test_long_reason(self) -> None:
+        """A reason is cut to what a close frame can hold, between letters."""
+        self.open()
+        self.tunnel.dismiss(ServiceFailed("ä" * 100))
+        self.assertEqual(self.closed(), (4500, "ä" * 61))
+
+    def test_no_answer(self) -> None:
+        """A browser that does not answer is closed after what is under way, then cut off."""
+        self.open()
+        self.tunnel.dismiss(Released("released"))
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(self.browser.disconnecting)
+        self.assertFalse(self.browser.aborted)
+        self.assertIsNone(self.browser.producer)
+        self.clock.advance(DRAIN_TIMEOUT)
+        self.assertTrue(self.browser.aborted)
+
+    def test_all_dismissed(self) -> None:
+        """On shutdown every tunnel gets 1001, and nobody new comes in."""
+        self.open()
+        self.factory.dismiss_all(ShuttingDown())
+        self.assertEqual(self.closed()[0], 1001)
+        self.assertEqual(self.refused("?token=T")[0], 503)
+
+    def test_transport_stops_producing(self) -> None:
+        """A browser's transport that goes tells the service's side at once."""
+        self.open()
+        self.browser.producer.stopProducing()
+        self.assertTrue(self.wire.disconnecting)
+        self.service.writeConnectionLost()

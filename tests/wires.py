@@ -1,0 +1,223 @@
+"""Both ends of a tunnel in memory: transports, websocket frames, a session with verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.server import Site
+
+from wsserver.errors import WSServerError
+
+DONE = Failure(ConnectionDone())
+
+
+class Wire(StringTransport):
+    """A transport that, like real ones, lets an absent producer be unregistered."""
+
+    def __init__(self, here: int = 1, there: int = 2) -> None:
+        address = [IPv4Address("TCP", "127.0.0.1", port) for port in (here, there)]
+        super().__init__(hostAddress=address[0], peerAddress=address[1])
+        self.aborted = False
+
+    def unregisterProducer(self) -> None:
+        if self.producer is not None:
+            super().unregisterProducer()
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        super().abortConnection()
+
+    def resumeProducing(self) -> None:
+        # Real transports ignore this while they close.
+        if not self.disconnecting:
+            super().resumeProducing()
+
+    def setTcpNoDelay(self, wanted: bool) -> None:
+        self.no_delay = wanted
+
+    def take(self) -> bytes:
+        """Return what was written since the last call."""
+        written: bytes = self.value()
+        self.clear()
+        return written
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.producerState == "paused")
+
+
+def request(query: str = "", path: str = "/websockify", **headers: str) -> bytes:
+    """The opening handshake of a client."""
+    fields = {
+        "Host": "localhost",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    lines = [f"GET {path}{query} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def frame(payload: bytes, opcode: int = 2, fin: bool = True) -> bytes:
+    """A masked frame, as clients send them (RFC 6455, section 5)."""
+    head = bytes([(0x80 if fin else 0) | opcode])
+    if len(payload) < 126:
+        head += bytes([0x80 | len(payload)])
+    elif len(payload) < 65536:
+        head += struct.pack(">BH", 0x80 | 126, len(payload))
+    else:
+        head += struct.pack(">BQ", 0x80 | 127, len(payload))
+    mask = os.urandom(4)
+    return head + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+
+
+def close(code: int = 1000) -> bytes:
+    """A close frame of a client."""
+    return frame(struct.pack(">H", code), opcode=8)
+
+
+def frames(stream: bytes) -> list[tuple[int, bytes]]:
+    """The opcodes and payloads of what a server has sent."""
+    found = []
+    while stream:
+        opcode, length = stream[0] & 0x0F, stream[1]
+        start = 2
+        if length == 126:
+            length, start = struct.unpack(">H", stream[2:4])[0], 4
+        elif length == 127:
+            length, start = struct.unpack(">Q", stream[2:10])[0], 10
+        found.append((opcode, stream[start : start + length]))
+        stream = stream[start + length :]
+    return found
+
+
+class FakeSession:
+    """A session that answers when it is told to."""
+
+    connect_timeout = 15.0
+
+    def __init__(self) -> None:
+        self.wanted: list[Deferred[Any]] = []
+        self.joined = self.left = self.touched = 0
+        self.cancelled = 0
+
+    def addresses(self) -> Deferred[Any]:
+        def cancelled(_: object) -> None:
+            self.cancelled += 1
+
+        self.wanted.append(Deferred(cancelled))
+        return self.wanted[-1]
+
+    def opened(self) -> None:
+        self.joined += 1
+
+    def touch(self) -> None:
+        self.touched += 1
+
+    def leave(self, seat: object) -> None:
+        self.left += 1
+
+    def start(self, **sockets: tuple[str, int]) -> None:
+        """Say that the service listens."""
+        self.wanted.pop(0).callback(sockets or {"default": ("127.0.0.1", 5900)})
+
+    def fail(self, error: WSServerError) -> None:
+        """Say that the start has failed."""
+        self.wanted.pop(0).errback(error)
+
+
+class Plug:
+    """Endpoints whose connections succeed and fail by hand."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[str, int, float]] = []
+        self.cancelled = 0
+        self._waiting: list[tuple[Any, Deferred[Any]]] = []
+
+    def __call__(self, reactor: object, host: str, port: int, timeout: float) -> Plug:
+        self.attempts.append((host, port, timeout))
+        return self
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        def cancelled(_: object) -> None:
+            self.cancelled += 1
+
+        self._waiting.append((factory, Deferred(cancelled)))
+        return self._waiting[-1][1]
+
+    def succeed(self, wire: Wire | None = None) -> tuple[Protocol, Wire]:
+        """Connect the oldest attempt."""
+        factory, result = self._waiting.pop(0)
+        protocol = factory.buildProtocol(None)
+        wire = wire or Wire(3, 4)
+        protocol.makeConnection(wire)
+        result.callback(protocol)
+        return protocol, wire
+
+    def refuse(self, error: Exception) -> None:
+        """Refuse the oldest attempt."""
+        self._waiting.pop(0)[1].errback(error)
+
+
+class Reply:
+    """An HTTP answer that was written to a wire."""
+
+    def __init__(self, stream: bytes) -> None:
+        head, _, self.body = stream.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        _, code, self.reason = first.split(" ", 2)
+        self.code = int(code)
+        self.headers = dict(line.split(": ", 1) for line in lines)
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            self.body = _joined(self.body)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def _joined(chunks: bytes) -> bytes:
+    body = b""
+    while chunks:
+        size, _, chunks = chunks.partition(b"\r\n")
+        body += chunks[: int(size, 16)]
+        chunks = chunks[int(size, 16) + 2 :]
+    return body
+
+
+async def ask(site: Site, path: str | bytes, method: str = "GET", **headers: str) -> Reply:
+    """Send a request to a site in memory, and return its answer."""
+    target = path.encode() if isinstance(path, str) else path
+    fields = {"Host": "localhost:80", **headers, "Connection": "close"}
+    lines = "".join(f"{k.replace('_', '-')}: {v}\r\n" for k, v in fields.items())
+    raw = method.encode() + b" " + target + b" HTTP/1.1\r\n" + lines.encode() + b"\r\n"
+    return await ask_raw(site, raw)
+
+
+async def ask_raw(site: Site, raw: bytes) -> Reply:
+    """Send bytes to a site in memory, and return its answer."""
+    channel = site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
+    wire = Wire(80, 5000)
+    channel.makeConnection(wire)
+    channel.dataReceived(raw)
+    # Files are produced by cooperative tasks, a turn of the reactor each.
+    for _ in range(1000):
+        if wire.disconnecting:
+            break
+        await deferLater(reactor, 0)
+    written = wire.take()
+    channel.connectionLost(DONE)
+    return Reply(written)

@@ -29,7 +29,7 @@ class StatusPageTests(SynchronousTestCase):
         self.assertIn("free", page)
         self.assertIn("no Xvnc", page)
         kept = self.request.responseHeaders.getRawHeaders("Cache-Control")
-        self.assertEqual(kept, ["no-store"])
+        self.assertIn("no-store", kept)
 
     def test_instances(self) -> None:
         """Each instance has a row with its state in words; endings cannot be released."""

@@ -76,6 +76,7 @@ class Api:
     @_for_callers
     def reserve(self, request: Request, caller: Caller, name: str) -> Answer:
         """Reserve an instance; query fields are its options."""
+        name = name.removesuffix("/")
         options = _fields(request)
         options.pop("security_token", None)
         check_may_use(self._desk.offer(name).spec, caller)
@@ -94,7 +95,7 @@ class Api:
     @app.route("/release/<path:token>", methods=_CHANGE, strict_slashes=False)
     def release(self, request: Request, token: str) -> Answer:
         """Release a reservation: the token itself is the permission."""
-        self._desk.release(token)
+        self._desk.release(token.removesuffix("/"))
         return json_body(request, {"released": True})
 
     @app.route("/status", methods=_READ, strict_slashes=False)

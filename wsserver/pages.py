@@ -81,7 +81,7 @@ class Files(File):
 
     def getChild(self, path: bytes, request: IRequest) -> IResource:
         """Return a file or folder; links out of the root and dotfiles do not exist."""
-        if path.startswith(b".") or any(byte < 0x20 for byte in path):
+        if path.startswith(b".") or not _is_text(path):
             return self.childNotFound
         child = super().getChild(path, request)
         outside = isinstance(child, Files) and not Path(child.path).resolve().is_relative_to(
@@ -106,6 +106,14 @@ class Files(File):
         similar: Files = super().createSimilarFile(path)
         similar.root = self.root
         return similar
+
+
+def _is_text(name: bytes) -> bool:
+    """Tell whether a name is UTF-8 without control characters."""
+    try:
+        return name.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 class StatusPage(Element):

@@ -140,7 +140,9 @@ class MalformedTests(ConfigTestCase):
     def test_not_a_number(self) -> None:
         """NaN and Infinity are no JSON."""
         for name in ("NaN", "Infinity", "-Infinity"):
-            text = '{"S": {"script": "a", "count": 1, "options": {"x": %s}}}' % name
+            text = '{"S": {"script": "a", "count": 1, "options": {"x": NAME}}}'.replace(
+                "NAME", name
+            )
             self.assert_problem(text, f"$: {name} is no JSON number")
 
     def test_repeated_key(self) -> None:

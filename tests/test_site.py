@@ -168,7 +168,7 @@ class EveryAnswerTests(SiteCase):
             await ask(self.make(), "/v1/status?security_token=canary1&token=canary2%0a")
         (line,) = [self.line(e) for e in events if e["log_namespace"] == "wsserver.access"]
         self.assertEqual(
-            redact(line), "192.0.2.1 GET /v1/status?security_token=***&token=*** 200 "
+            redact(line), "127.0.0.1 GET /v1/status?security_token=***&token=*** 200 "
             + line.rpartition(" ")[2]
         )  # fmt: skip
 

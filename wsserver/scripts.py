@@ -242,13 +242,16 @@ def load_script(path: Path) -> Script:
     """
     module = _import(path)
     create = getattr(module, "create", None)
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, RemoteServiceScript)
-        and value.__module__ == module.__name__
-    ]
+    # A class that has two names there is still one.
+    found = list(
+        {
+            value: None
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, RemoteServiceScript)
+            and value.__module__ == module.__name__
+        }
+    )
     if len(found) == 1:
         one = found[0]
         return Script(create if callable(create) else one, one.unavailable, one.check)

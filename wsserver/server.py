@@ -91,8 +91,8 @@ class Server(MultiService):
         try:
             self._listen()
         except BaseException:
-            for port in self._ports:
-                port.stopListening()
+            while self._ports:
+                self._ports.pop().stopListening()
             raise
 
     def startService(self) -> None:

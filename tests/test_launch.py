@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.fakes import ADDRESS, Threads, Workshop, make_offer, wait_until
+from wsserver.errors import BadRequest, ServiceFailed, StartTimeout
+from wsserver.launch import DEFAULT_SOCKET, MAX_THREADS, Instance, Launcher, ScriptThreads
+from wsserver.scripts import Script
+
+SECRET = "password is hunter2"
+
+NONSENSE: list[Any] = [
+    None,
+    (),
+    [],
+    {},
+    "",
+    "127.0.0.1:5900",
+    5900,
+    ("127.0.0.1",),
+    ("127.0.0.1", 5900, 1),
+    ("127.0.0.1", "5900"),
+    ("127.0.0.1", 5900.0),
+    ("127.0.0.1", 0),
+    ("127.0.0.1", -1),
+    ("127.0.0.1", 65536),
+    ("127.0.0.1", True),
+    ("127.0.0.1", None),
+    ("", 5900),
+    ("  ", 5900),
+    (None, 5900),
+    (b"127.0.0.1", 5900),
+    (5900, "127.0.0.1"),
+    {"127.0.0.1", 5900},
+    {"vnc": None},
+    {"vnc": "127.0.0.1:5900"},
+    {"vnc": ADDRESS, "http": ("127.0.0.1", 0)},
+    {5900: ADDRESS},
+    {None: ADDRESS},
+    [ADDRESS, ADDRESS],
+    object(),
+    iter(ADDRESS),
+]
+
+
+class LaunchTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.threads = Threads()
+        self.said: list[str] = []
+        self.hangs: list[float] = []
+
+    def instance(self, workshop: Workshop | None = None, create: Any = None) -> Instance:
+        """Prepare an instance whose start may take 30 seconds, and its stop 10."""
+        self.workshop = workshop or Workshop()
+        launcher = Launcher(self.clock, self.threads.run, self.threads.call_from_thread)
+        script = Script(create or self.workshop.create)
+        offer = make_offer(script=script, options={"a": 1}, start_timeout=30.0, stop_timeout=10.0)
+        return launcher.prepare(offer, 1, {"b": "2"}, self.said.append)
+
+    def stop(self, instance: Instance) -> Deferred[None]:
+        return instance.stop(lambda: self.hangs.append(self.clock.seconds()))
+
+    def failed_start(self, workshop: Workshop | None = None, create: Any = None) -> tuple[str, str]:
+        """Let a start fail; return the public message, and what was logged."""
+        with capturedLogs() as events:
+            d = self.instance(workshop, create).start()
+            self.threads.finish()
+        failure = self.failureResultOf(d, ServiceFailed)
+        self.assert_no_timer()
+        return str(failure.value), "\n".join(formatEvent(event) for event in events)
+
+    def assert_no_timer(self) -> None:
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class StartTests(LaunchTestCase):
+    def test_start(self) -> None:
+        """The script is made with what it is to know, and says where it listens."""
+        d = self.instance().start()
+        self.assertNoResult(d)
+        self.threads.finish()
+        self.assertEqual(self.successResultOf(d), {DEFAULT_SOCKET: ADDRESS})
+        self.assertEqual(self.workshop.last.created_with, ("Demo", 1, {"a": 1}, {"b": "2"}))
+        self.assertFalse(self.workshop.last.cancelled_at_start)
+        self.assert_no_timer()
+
+    def test_in_a_thread(self) -> None:
+        """Not even the making of a script happens in the thread of the reactor."""
+        self.instance().start()
+        self.assertEqual(self.workshop.made, [])
+
+    def test_named_sockets(self) -> None:
+        """A service may name several sockets; their order is kept, the first is the default."""
+        reply = OrderedDict(vnc=["localhost", 5901], http=("::1", 8080))
+        d = self.instance(Workshop(reply=reply)).start()
+        self.threads.finish()
+        found = self.successResultOf(d)
+        self.assertEqual(
+            list(found.items()), [("vnc", ("localhost", 5901)), ("http", ("::1", 8080))]
+        )
+
+    def test_edge_of_ports(self) -> None:
+        """The first port and the last are ports; a list is as good as a tuple."""
+        for reply in (("h", 1), ["h", 65535]):
+            d = self.instance(Workshop(reply=reply)).start()
+            self.threads.finish()
+            self.assertEqual(self.successResultOf(d), {DEFAULT_SOCKET: tuple(reply)})
+
+    def test_progress(self) -> None:
+        """What a script says on its way is passed on."""
+        self.instance(Workshop(says="warming\nup")).start()
+        self.threads.finish()
+        self.assertEqual(self.said, ["warming up"])
+
+
+class FailedStartTests(LaunchTestCase):
+    def test_raising(self) -> None:
+        """An exception is not told to the user; the log has it, with what was printed."""
+        message, log = self.failed_start(Workshop(reply=KeyError(SECRET), printed="the tail"))
+        self.assertEqual(message, "the service could not be started")
+        for words in ("Demo 1: start failed", "Traceback", "KeyError", SECRET, "the tail"):
+            self.assertIn(words, log)
+
+    def test_exiting(self) -> None:
+        """A script that exits ends its session, and nothing else."""
+        message, log = self.failed_start(Workshop(reply=SystemExit(SECRET)))
+        self.assertEqual(message, "the service could not be started")
+        self.assertIn("SystemExit", log)
+
+    def test_service_failed(self) -> None:
+        """The message of a ServiceFailed is meant for the user."""
+        message, log = self.failed_start(Workshop(reply=ServiceFailed("no licence")))
+        self.assertEqual(message, "no licence")
+        self.assertIn("no licence", log)
+
+    def test_other_deliberate_error(self) -> None:
+        """Any deliberate error is passed on as it is."""
+        d = self.instance(Workshop(reply=BadRequest("no such file"))).start()
+        self.threads.finish()
+        self.assertEqual(str(self.failureResultOf(d, BadRequest).value), "no such file")
+
+    def test_create_raising(self) -> None:
+        """A script that cannot even be made is a failed start."""
+        message, log = self.failed_start(create=lambda *args: 1 / 0)
+        self.assertEqual(message, "the service could not be started")
+        self.assertIn("ZeroDivisionError", log)
+
+    def test_create_nonsense(self) -> None:
+        """What `create` returns must be a service script."""
+        for made in (None, 3, "x", object, Workshop):
+            message, log = self.failed_start(create=lambda *args, made=made: made)
+            self.assertEqual(message, "the service could not be started")
+            self.assertIn("which is no RemoteServiceScript", log)
+
+    def test_nonsense(self) -> None:
+        """A reply that is no address, nor names of addresses, is a failed start."""
+        for reply in NONSENSE:
+            with self.subTest(reply=reply):
+                message, _ = self.failed_start(Workshop(reply=reply))
+                self.assertEqual(message, "the service did not say where it listens")
+
+    def test_stopped_after_failure(self) -> None:
+        """What a failed start left behind is stopped."""
+        instance = self.instance(Workshop(reply=KeyError("x")))
+        self.failureResultOf(self.finished(instance.start()), ServiceFailed)
+        d = self.stop(instance)
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual(self.workshop.last.stops, 1)
+
+    def finished(self, d: Deferred[Any]) -> Deferred[Any]:
+        self.threads.finish()
+        return d
+
+
+class TimeoutTests(LaunchTestCase):
+    def test_hanging(self) -> None:
+        """A start that hangs fails at its time limit, and is told that nobody waits."""
+        d = self.instance().start()
+        deliver = self.threads.begin()
+        self.clock.advance(29.9)
+        self.assertNoResult(d)
+        self.assertFalse(self.workshop.last.cancelled.is_set())
+        self.clock.advance(0.1)
+        failure = self.failureResultOf(d, StartTimeout)
+        self.assertEqual(str(failure.value), "Demo did not start within 30 s")
+        self.assertTrue(self.workshop.last.cancelled.is_set())
+        deliver()
+        self.assert_no_timer()
+
+    def test_late_result(self) -> None:
+        """A start that comes home too late is stopped, never adopted."""
+        instance = self.instance()
+        d = instance.start()
+        deliver = self.threads.begin()
+        self.clock.advance(30)
+        self.failureResultOf(d, StartTimeout)
+        stopped = self.stop(instance)
+        self.assertEqual(self.threads.jobs, [])
+        deliver()
+        self.threads.finish()
+        self.successResultOf(stopped)
+        self.assertEqual((self.workshop.last.stops, self.hangs), (1, []))
+        self.assert_no_timer()
+
+    def test_late_failure(self) -> None:
+        """A start that fails too late is no news: it was given up."""
+        d = self.instance(Workshop(reply=KeyError(SECRET))).start()
+        deliver = self.threads.begin()
+        self.clock.advance(30)
+        self.failureResultOf(d, StartTimeout)
+        with capturedLogs() as events:
+            deliver()
+        self.assertEqual([e["log_level"].name for e in events], ["debug"])
+
+    def test_not_yet_made(self) -> None:
+        """A start that never got a thread knows from its beginning that nobody waits."""
+        d = self.instance().start()
+        self.clock.advance(30)
+        self.failureResultOf(d, StartTimeout)
+        self.threads.finish()
+        self.assertTrue(self.workshop.last.cancelled_at_start)
+
+
+class StopTests(LaunchTestCase):
+    def running(self, workshop: Workshop | None = None) -> Instance:
+        """Return an instance that has started."""
+        instance = self.instance(workshop)
+        d = instance.start()
+        self.threads.finish()
+        self.successResultOf(d)
+        return instance
+
+    def test_stop(self) -> None:
+        """The end of an instance is the end of its script's stop."""
+        d = self.stop(self.running())
+        self.assertNoResult(d)
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual((self.workshop.last.stops, self.hangs), (1, []))
+        self.assert_no_timer()
+
+    def test_never_started(self) -> None:
+        """An instance that was never started has nothing to stop."""
+        self.successResultOf(self.stop(self.instance()))
+        self.assertEqual((self.threads.jobs, self.workshop.made), ([], []))
+        self.assert_no_timer()
+
+    def test_hung(self) -> None:
+        """A stop that hangs is told once, and is over when it really is."""
+        d = self.stop(self.running())
+        self.clock.advance(9.9)
+        self.assertEqual(self.hangs, [])
+        self.clock.advance(0.1)
+        self.clock.advance(1000)
+        self.assertEqual(self.hangs, [10.0])
+        self.assertNoResult(d)
+        self.threads.finish()
+        self.successResultOf(d)
+
+    def test_raising(self) -> None:
+        """A stop that raises is logged, and is over."""
+        d = self.stop(self.running(Workshop(stop_error=KeyError(SECRET))))
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+    def test_create_raised(self) -> None:
+        """Where no script was made there is nothing to stop."""
+        instance = self.instance(create=lambda *args: 1 / 0)
+        self.failureResultOf(self.finish(instance.start()), ServiceFailed)
+        self.successResultOf(self.stop(instance))
+        self.assertEqual(self.threads.jobs, [])
+
+    def finish(self, d: Deferred[Any]) -> Deferred[Any]:
+        self.threads.finish()
+        return d
+
+
+class StopWhileStartingTests(LaunchTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.launched = self.instance()
+        self.started = self.launched.start()
+
+    def test_cancelled(self) -> None:
+        """A start that notices that nobody waits is stopped once, as soon as it is home."""
+        deliver = self.threads.begin()
+        d = self.stop(self.launched)
+        self.assertTrue(self.workshop.last.cancelled.is_set())
+        self.assertEqual(self.threads.jobs, [])
+        deliver()
+        self.threads.finish()
+        self.successResultOf(d)
+        self.successResultOf(self.started)
+        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (1, []))
+        self.assert_no_timer()
+
+    def test_deaf(self) -> None:
+        """A start that does not notice is stopped in its tracks, and again when it is home."""
+        deliver = self.threads.begin()
+        d = self.stop(self.launched)
+        self.clock.advance(5)
+        self.threads.finish()
+        self.assertEqual(self.workshop.last.stops, 1)
+        self.assertNoResult(d)
+        self.clock.advance(5)
+        self.assertEqual(self.hangs, [10.0])
+        deliver()
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (2, []))
+        self.clock.advance(60)
+        self.successResultOf(self.started)
+
+    def test_home_during_stop(self) -> None:
+        """A start that its own stop brings home has nothing more to stop."""
+        deliver = self.threads.begin()
+        d = self.stop(self.launched)
+        self.clock.advance(5)
+        deliver()
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (1, []))
+
+    def test_no_thread_yet(self) -> None:
+        """A start that has no thread yet is stopped once it had one."""
+        d = self.stop(self.launched)
+        self.clock.advance(5)
+        self.assertEqual(self.workshop.made, [])
+        self.threads.finish()
+        self.assertTrue(self.workshop.last.cancelled_at_start)
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual(self.workshop.last.stops, 1)
+
+    def test_failure_is_quiet(self) -> None:
+        """That a cancelled start fails is no news."""
+        self.workshop.attributes["reply"] = ServiceFailed("the start was cancelled")
+        with capturedLogs() as events:
+            d = self.stop(self.launched)
+            self.threads.finish()
+            self.threads.finish()
+        self.successResultOf(d)
+        self.failureResultOf(self.started, ServiceFailed)
+        self.assertEqual(events, [])
+
+    def test_nobody_wants_it(self) -> None:
+        """A result that its caller has cancelled is dropped."""
+        self.started.cancel()
+        self.failureResultOf(self.started, CancelledError)
+        self.threads.finish()
+        self.assert_no_timer()
+
+
+class ScriptThreadsTests(TestCase):
+    def pool(self, instances: int) -> ScriptThreads:
+        pool = ScriptThreads(instances)
+        pool.start()
+        self.addCleanup(pool.stop)
+        return pool
+
+    def test_size(self) -> None:
+        """There are threads for every start and every stop, up to a limit."""
+        for instances, most in ((0, 2), (1, 2), (3, 6), (10**6, MAX_THREADS)):
+            self.assertEqual(
+                (ScriptThreads(instances).min, ScriptThreads(instances).max), (0, most)
+            )
+
+    def test_launch(self) -> None:
+        """On a real reactor a script runs in a daemon thread, and speaks in that of the reactor."""
+        from twisted.internet import reactor
+
+        here = threading.current_thread()
+        there: list[threading.Thread] = []
+        said: list[tuple[str, bool]] = []
+        workshop = Workshop(says="on my way")
+
+        def create(*args: Any) -> Any:
+            there.append(threading.current_thread())
+            return workshop.create(*args)
+
+        def note(text: str) -> None:
+            said.append((text, threading.current_thread() is here))
+
+        launcher = Launcher.with_threads(reactor, self.pool(1))
+        instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note)
+
+        async def launch() -> None:
+            self.assertEqual(await instance.start(), {DEFAULT_SOCKET: ADDRESS})
+            await instance.stop(lambda: None)
+
+        def check(_: None) -> None:
+            self.assertEqual(said, [("on my way", True)])
+            self.assertEqual((there[0] is here, there[0].daemon), (False, True))
+            self.assertEqual(workshop.last.stops, 1)
+
+        return Deferred.fromCoroutine(launch()).addCallback(check)
+
+    def test_hung_script(self) -> None:
+        """A script that hangs does not keep the pool from being stopped."""
+        pool = self.pool(1)
+        free = threading.Event()
+        self.addCleanup(wait_until, lambda: not pool.working)
+        self.addCleanup(free.set)
+        pool.callInThread(free.wait)
+        wait_until(lambda: pool.working)
+        pool.stop()
+        self.assertEqual(len(pool.working), 1)

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.fakes import ADDRESS, Threads, Workshop, make_offer, wait_until
+from tests.fakes import ADDRESS, FakeScript, Threads, Workshop, make_offer, wait_until
 from wsserver.errors import BadRequest, ServiceFailed, StartTimeout
 from wsserver.launch import DEFAULT_SOCKET, MAX_THREADS, Instance, Launcher, ScriptThreads
 from wsserver.scripts import Script
@@ -160,12 +160,24 @@ class FailedStartTests(LaunchTestCase):
             self.assertEqual(message, "the service could not be started")
             self.assertIn("which is no RemoteServiceScript", log)
 
+    def test_half_made(self) -> None:
+        """A script that forgets the __init__ of its base class could never be cancelled."""
+
+        class Forgetful(FakeScript):
+            def __init__(self, *args: Any) -> None:
+                pass
+
+        message, log = self.failed_start(create=Forgetful)
+        self.assertEqual(message, "the service could not be started")
+        self.assertIn("Forgetful: __init__ must call super().__init__", log)
+
     def test_nonsense(self) -> None:
         """A reply that is no address, nor names of addresses, is a failed start."""
         for reply in NONSENSE:
             with self.subTest(reply=reply):
-                message, _ = self.failed_start(Workshop(reply=reply))
+                message, log = self.failed_start(Workshop(reply=reply))
                 self.assertEqual(message, "the service did not say where it listens")
+                self.assertIn(f"start returned {reply!r}, which is no address", log)
 
     def test_stopped_after_failure(self) -> None:
         """What a failed start left behind is stopped."""
@@ -195,6 +207,15 @@ class TimeoutTests(LaunchTestCase):
         self.assertTrue(self.workshop.last.cancelled.is_set())
         deliver()
         self.assert_no_timer()
+
+    def test_log(self) -> None:
+        """The log has what a hanging start has printed."""
+        self.instance(Workshop(printed="the tail")).start().addErrback(lambda _: None)
+        self.threads.begin()
+        with capturedLogs() as events:
+            self.clock.advance(30)
+        (line,) = map(formatEvent, events)
+        self.assertEqual(line, "Demo 1: start failed: Demo did not start within 30 s\nthe tail")
 
     def test_late_result(self) -> None:
         """A start that comes home too late is stopped, never adopted."""
@@ -267,11 +288,12 @@ class StopTests(LaunchTestCase):
         self.successResultOf(d)
 
     def test_raising(self) -> None:
-        """A stop that raises is logged, and is over."""
-        d = self.stop(self.running(Workshop(stop_error=KeyError(SECRET))))
-        self.threads.finish()
-        self.successResultOf(d)
-        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        """A stop that raises, or exits, is logged, and is over."""
+        for error in (KeyError(SECRET), SystemExit(3)):
+            d = self.stop(self.running(Workshop(stop_error=error)))
+            self.threads.finish()
+            self.successResultOf(d)
+            self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_create_raised(self) -> None:
         """Where no script was made there is nothing to stop."""

@@ -185,7 +185,8 @@ class LoadTests(FolderTestCase):
         self.write("broken_under_test.py", "\n\n\nx = = 1\n")
         sys.path.insert(0, str(self.folder))
         self.addCleanup(sys.path.remove, str(self.folder))
-        self.assertIn("line 1: ", self.refused("import broken_under_test\n"))
+        message = self.refused("import broken_under_test\n")
+        self.assertIn("SyntaxError: invalid syntax (broken_under_test.py, line 4)", message)
 
     def test_no_python(self) -> None:
         """A file that is no Python file is refused, also where it could be one within."""
@@ -370,6 +371,18 @@ class PortTests(SynchronousTestCase):
         """A service that never listens is given up after the time it was given."""
         port = self.script.free_port()
         self.assertEqual(self.wait(port, timeout=0.05), f"nothing listens on port {port}")
+
+    def test_connected_to_itself(self) -> None:
+        """A probe that got the very port that it knocks at has found nobody there."""
+
+        def connect(*args: Any, **rest: Any) -> socket.socket:
+            probe = socket.socket()
+            probe.bind(("127.0.0.1", 0))
+            probe.connect(probe.getsockname())
+            return probe
+
+        self.patch(socket, "create_connection", connect)
+        self.assertEqual(self.wait(5900, timeout=0), "nothing listens on port 5900")
 
     def test_process_died(self) -> None:
         """A program that ends instead of listening is told at once, with its status."""

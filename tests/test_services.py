@@ -370,9 +370,14 @@ class ProtocolTests(SynchronousTestCase):
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
                     break
                 except ConnectionRefusedError:
+                    if serving.done():
+                        raise
                     await asyncio.sleep(0.01)
             await asyncio.wait_for(client(reader, writer), 20)
             writer.close()
+            # This task, and that of the server: the viewer's has ended.
+            while len(asyncio.all_tasks()) > 2:
+                await asyncio.sleep(0.001)
             serving.cancel()
 
         asyncio.run(both())

@@ -300,7 +300,7 @@ class LimitTests(SessionsTestCase):
 
     def test_second_seat(self) -> None:
         """A second websocket does not make the session any longer."""
-        session, first = self.open()
+        _, first = self.open()
         self.clock.advance(5)
         self.open()
         self.assertEqual(len(self.clock.getDelayedCalls()), 2)

@@ -177,13 +177,15 @@ class Instance:
             return
         try:
             await self._launcher.run(script.stop)
-        except Exception:
+        except (Exception, SystemExit):
             _log.failure("{name} {index}: stop failed", name=self._spec.name, index=self._index)
 
     def _start_in_thread(self) -> object:
         script = self._create()
         if not isinstance(script, RemoteServiceScript):
             raise TypeError(f"create() returned {script!r}, which is no RemoteServiceScript")
+        if not hasattr(script, "cancelled"):
+            raise TypeError(f"{type(script).__name__}: __init__ must call super().__init__")
         script.on_progress = self._progress
         self._script = script
         if self._cancelled:
@@ -196,7 +198,9 @@ class Instance:
     def _too_late(self, wanted: Deferred[Addresses]) -> None:
         self._cancel()
         timeout = self._spec.start_timeout
-        wanted.errback(StartTimeout(f"{self._spec.name} did not start within {timeout:g} s"))
+        error = StartTimeout(f"{self._spec.name} did not start within {timeout:g} s")
+        self._log_failed(str(error))
+        wanted.errback(error)
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -204,16 +208,20 @@ class Instance:
             self._script.cancelled.set()
 
     def _explain(self, failure: Failure) -> Failure:
-        """Log why a start failed, with the end of what its programs printed."""
+        """Log why a start failed, unless nobody waits for it any more."""
         if not self._cancelled:
-            _log.warn(
-                "{name} {index}: start failed: {reason}\n{output}",
-                name=self._spec.name,
-                index=self._index,
-                reason=failure.getTraceback(),
-                output=self._script.output() if self._script is not None else "",
-            )
+            self._log_failed(failure.getTraceback())
         return failure
+
+    def _log_failed(self, reason: str) -> None:
+        """Log that a start failed, with the end of what its programs printed."""
+        _log.warn(
+            "{name} {index}: start failed: {reason}\n{output}",
+            name=self._spec.name,
+            index=self._index,
+            reason=reason,
+            output=self._script.output() if self._script is not None else "",
+        )
 
 
 def _public(failure: Failure) -> Failure:
@@ -226,10 +234,9 @@ def _public(failure: Failure) -> Failure:
 def _addresses(reply: object) -> Addresses:
     """Check what ``start`` returned; a single address gets the default name."""
     named: dict[Any, Any] = dict(reply) if isinstance(reply, Mapping) else {DEFAULT_SOCKET: reply}
-    for name, address in named.items():
-        if not (isinstance(name, str) and _is_address(address)):
-            raise ServiceFailed("the service did not say where it listens")
-    if not named:
+    sound = all(isinstance(name, str) and _is_address(value) for name, value in named.items())
+    if not (named and sound):
+        _log.warn("start returned {reply!r}, which is no address", reply=reply)
         raise ServiceFailed("the service did not say where it listens")
     return {name: (address[0], address[1]) for name, address in named.items()}
 

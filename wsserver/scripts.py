@@ -131,12 +131,10 @@ class RemoteServiceScript:
             self._check_wanted()
             if process is not None and (status := process.status()) is not None:
                 raise ServiceFailed(f"{process.name} ended at once, with status {status}")
-            try:
-                with socket.create_connection((host, port), timeout=1):
-                    return host, port
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise ServiceFailed(f"nothing listens on port {port}") from None
+            if _listens(host, port):
+                return host, port
+            if time.monotonic() >= deadline:
+                raise ServiceFailed(f"nothing listens on port {port}")
             self.cancelled.wait(0.02)
 
     def free_port(self, host: str = "127.0.0.1") -> int:
@@ -153,6 +151,15 @@ class RemoteServiceScript:
     def _check_wanted(self) -> None:
         if self.cancelled.is_set():
             raise ServiceFailed("the start was cancelled")
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1) as probe:
+            # A local port that nobody listens on may come to be connected to itself.
+            return probe.getsockname() != probe.getpeername()
+    except OSError:
+        return False
 
 
 Create = Callable[[str, int, Mapping[str, Any], Mapping[str, str]], RemoteServiceScript]
@@ -279,7 +286,8 @@ def _import(path: Path) -> ModuleType:
 
 
 def _where(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError):
+    # A syntax error may also be one of a module that the script imports.
+    if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: {error.msg}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     return f"line {lines[-1]}: {_brief(error)}" if lines else _brief(error)

@@ -190,6 +190,8 @@ class Scene:
 
     def _publish(self) -> None:
         """Tell all listeners of one rectangle around what was just drawn."""
+        if not self.picture.changed:
+            return
         rect = bounds(self.picture.changed)
         self.picture.changed.clear()
         for changes in self._listeners:

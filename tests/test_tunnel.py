@@ -267,6 +267,14 @@ class OpenTests(TunnelCase):
         self.hang_up()
         self.assertEqual((self.plug.cancelled, self.session.left), (1, 1))
 
+    def test_open_after_close(self) -> None:
+        """A tunnel that has ended is not opened any more, and goes nowhere."""
+        self.upgrade()
+        self.hang_up()
+        self.tunnel.onOpen()
+        self.assertEqual(self.plug.attempts, [])
+        self.assertEqual(len(self.session.wanted), 1)
+
     def test_close_while_starting(self) -> None:
         """A close frame is as good as hanging up."""
         self.upgrade()

@@ -157,7 +157,7 @@ def _listens(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=1) as probe:
             # A local port that nobody listens on may come to be connected to itself.
-            return probe.getsockname() != probe.getpeername()
+            return bool(probe.getsockname() != probe.getpeername())
     except OSError:
         return False
 

@@ -135,6 +135,9 @@ class Tunnel(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         """Launch and connect."""
+        # Autobahn may come here after onClose, when the session is left already.
+        if self.state != self.STATE_OPEN:
+            return
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._open_failed)
 

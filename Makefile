@@ -7,6 +7,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NOVNC  := @novnc/novnc@1.7.0
 STAMPS := build/stamps
+# Of the editable kinds only this one puts the folder on the path, where twistd finds the plugin.
+EDIT   := install -q --config-settings editable_mode=compat -e
 
 # The programs that the examples and the tests start, and the Debian packages that hold them.
 RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbox:openbox \
@@ -58,11 +60,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || { tools/system-packages python3-venv: && $(PYTHON) -m venv --clear $(VENV); }
 
 $(STAMPS)/package: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip $(EDIT) .
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/test: setup.cfg pyproject.toml tests/integration/package.json | $(BIN)/python
-	$(BIN)/pip install -q -e ".[test]"
+	$(BIN)/pip $(EDIT) ".[test]"
 	npm install --silent --no-audit --no-fund --prefix tests/integration
 	@mkdir -p $(@D) && touch $@ $(STAMPS)/package
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.application.service import Application, IServiceMaker
 from twisted.internet import reactor
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, capturedLogs
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -203,9 +203,10 @@ class ServiceTests(TapCase):
             port = taken.getsockname()[1]
             line = f"--http_port 0 --interface 127.0.0.1 {port}"
             service = makeService(self.options(line))
-            with self.assertRaises(SystemExit) as caught:
+            with self.assertRaises(SystemExit) as caught, capturedLogs() as events:
                 service.privilegedStartService()
-        self.assertIn(str(port), str(caught.exception))
+        self.assertEqual(caught.exception.code, 1)
+        self.assertIn(f":{port}", events[-1]["error"])
         self.assertEqual(service._ports, [])
 
     def test_log(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -22,6 +22,9 @@ from wsserver.logs import observer
 from wsserver.server import Server, offers_of
 
 _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
+
+
+_log = Logger(namespace="wsserver")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -137,7 +140,9 @@ class TwistdServer(Server):
         try:
             super().privilegedStartService()
         except CannotListenError as error:
-            raise SystemExit(f"wsserver: {error}") from None
+            # Standard error belongs to the log by now.
+            _log.critical("{error}", error=str(error))
+            raise SystemExit(1) from None
 
 
 def _underscored(word: str) -> str:

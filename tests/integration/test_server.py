@@ -399,5 +399,5 @@ class CommandLineTests(SynchronousTestCase):
         with socket.create_server(("0.0.0.0", 0)) as taken:
             done = run("--http_port", taken.getsockname()[1])
         self.assertEqual(done.returncode, 1)
-        self.assertIn("wsserver: Couldn't listen on", done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
+        self.assertIn("Couldn't listen on", done.stdout)
+        self.assertNotIn("Traceback", done.stdout + done.stderr)

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from wsserver.config import ServiceSpec
 from wsserver.desk import Desk
-from wsserver.scripts import Offer, RemoteServiceScript, Script
+from wsserver.offers import Offer, Script
+from wsserver.scripts import RemoteServiceScript
 from wsserver.store import MemoryStore
 
 #: Where the services of these tests say they listen.

@@ -11,7 +11,7 @@ from tests.fakes import WALL, FakeScript, make_desk, make_offer
 from tests.wires import Reply, ask, ask_raw
 from wsserver.api import Api
 from wsserver.lifecycle import Event
-from wsserver.scripts import Script
+from wsserver.offers import Script
 from wsserver.site import HTTPSite, Root
 
 

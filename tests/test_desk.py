@@ -18,7 +18,7 @@ from wsserver.errors import (
     Unavailable,
 )
 from wsserver.lifecycle import Event, Phase, Reservation
-from wsserver.scripts import Script
+from wsserver.offers import Script
 
 
 def picky(common: Mapping[str, Any], options: Mapping[str, str]) -> None:

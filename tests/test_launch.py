@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.fakes import ADDRESS, FakeScript, Threads, Workshop, make_offer, wait_until
 from wsserver.errors import BadRequest, ServiceFailed, StartTimeout
 from wsserver.launch import DEFAULT_SOCKET, MAX_THREADS, Instance, Launcher, ScriptThreads
-from wsserver.scripts import Script
+from wsserver.offers import Script
 
 SECRET = "password is hunter2"
 

@@ -21,6 +21,7 @@ ROWS = [
     "registry access",
     "processes store",  # layer 2
     "scripts",
+    "offers",
     "launch",
     "desk",  # layer 3
     "sessions",

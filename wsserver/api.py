@@ -16,8 +16,8 @@ from wsserver.access import Caller, check_may_use, identify, may_use
 from wsserver.desk import Desk
 from wsserver.errors import BadRequest, WSServerError
 from wsserver.lifecycle import Reservation
+from wsserver.offers import Offer
 from wsserver.replies import error_body, json_body
-from wsserver.scripts import Offer
 
 P = ParamSpec("P")
 Answer = bytes | str

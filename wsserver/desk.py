@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from wsserver import registry
 from wsserver.errors import BadRequest, NoSuchService, NoSuchToken, ShuttingDown, Unavailable
 from wsserver.lifecycle import Event, Phase, Reservation
-from wsserver.scripts import Offer
+from wsserver.offers import Offer
 
 #: How often unused reservations are looked for, in seconds.
 SWEEP_PERIOD = 1.0
@@ -67,6 +67,7 @@ class Desk(Service):
     def startService(self) -> None:
         """Begin to look for reservations that nobody uses."""
         super().startService()
+        self._draining = False
         self._sweeping.start(SWEEP_PERIOD).addErrback(self._sweep_failed)
 
     def stopService(self) -> None:

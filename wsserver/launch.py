@@ -19,7 +19,8 @@ from twisted.python.threadpool import ThreadPool
 
 from wsserver.config import ServiceSpec
 from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
-from wsserver.scripts import Address, Offer, RemoteServiceScript
+from wsserver.offers import Offer
+from wsserver.scripts import Address, RemoteServiceScript
 
 T = TypeVar("T")
 Addresses = dict[str, Address]
@@ -49,6 +50,12 @@ class ScriptThreads(ThreadPool):
         # A start that hangs must leave a thread to the stop that ends it.
         most = min(max(2, 2 * instances), MAX_THREADS)
         super().__init__(0, most, "wsserver scripts")
+
+    def start(self) -> None:
+        """Begin, or begin anew: Twisted's pool cannot be used again once it was stopped."""
+        if self.joined:
+            super().__init__(self.min, self.max, self.name)
+        super().start()
 
     def stop(self) -> None:
         """End the idle threads.  Threads in a hung script are left alone."""

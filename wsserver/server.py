@@ -22,8 +22,8 @@ from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.launch import Launcher, ScriptThreads
+from wsserver.offers import Offer, load_offers
 from wsserver.pages import status_page
-from wsserver.scripts import Offer, load_offers
 from wsserver.sessions import Sessions
 from wsserver.site import HTTPSite, Root
 from wsserver.store import MemoryStore
@@ -100,6 +100,7 @@ class Server(MultiService):
         if not self._ports:
             self.privilegedStartService()
         super().startService()
+        self.tunnels.closed = False
         self.sessions.startService()
         self._threads.start()
         _log.info("{line}", line=self._banner())

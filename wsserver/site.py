@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.logger import Logger
@@ -46,6 +46,8 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Return the resource that answers."""
+        if not _readable(request, request.postpath if path == b"v1" else ()):
+            return Refusal(400, "BadRequest", "path and headers must be UTF-8")
         upgrade = request.getHeader("upgrade") or ""
         if self._websocket is not None and upgrade.lower() == "websocket":
             return self._websocket
@@ -53,27 +55,46 @@ class Root(Resource):
             child: IResource = self.children[path]
             return child
         if _reserved(path):
-            return NotHere()
+            return _not_here()
         if path in VIEWERS and not self._has(path):
             return Page("viewer.html")
         if self._files is not None:
             found: IResource = self._files.getChildWithDefault(path, request)
             return found
-        return Page("front.html") if path == b"" else NotHere()
+        return Page("front.html") if path == b"" else _not_here()
 
     def _has(self, name: bytes) -> bool:
         return self._files is not None and self._files.child(name.decode()).isfile()
 
 
-class NotHere(Resource):
-    """Nothing is found at this path."""
+class Refusal(Resource):
+    """Answers with an error, whatever is asked."""
 
     isLeaf = True
 
+    def __init__(self, status: int, error: str, message: str) -> None:
+        super().__init__()
+        self._error = (status, error, message)
+
     def render(self, request: IRequest) -> bytes:
-        """Answer 404."""
+        """Answer with the error."""
         assert isinstance(request, HTTPRequest)
-        return error_body(request, 404, "NotFound", "nothing is found here")
+        return error_body(request, *self._error)
+
+
+def _not_here() -> Refusal:
+    return Refusal(404, "NotFound", "nothing is found here")
+
+
+def _readable(request: HTTPRequest, segments: Iterable[bytes]) -> bool:
+    """Tell whether what Klein and we read as text is UTF-8; both would log a traceback."""
+    values = list(segments)
+    for name in (b"host", b"upgrade", b"authorization"):
+        values += request.requestHeaders.getRawHeaders(name, [])
+    try:
+        return all(value.decode() is not None for value in values)
+    except UnicodeDecodeError:
+        return False
 
 
 def _reserved(path: bytes) -> bool:
@@ -119,9 +140,10 @@ class Request(WebRequest):
 
     def _refuse(self) -> None:
         channel: Any = self.channel
-        channel.transport.write(
-            b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
+        headers = [("Server", "wsserver"), *channel.site.headers]
+        headers += [("Content-Length", "0"), ("Connection", "close")]
+        lines = ["HTTP/1.1 413 Content Too Large", *(f"{k}: {v}" for k, v in headers), "", ""]
+        channel.transport.write("\r\n".join(lines).encode())
         channel.loseConnection()
 
 

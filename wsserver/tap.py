@@ -20,6 +20,7 @@ from wsserver.config import Settings, load_settings, make_settings, service_file
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
 from wsserver.server import Server, offers_of
+from wsserver.tls import context_factory
 
 _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
 
@@ -185,6 +186,8 @@ def _from_file(path: str) -> Mapping[str, Any]:
 
 def _checked(settings: Settings) -> str:
     """Return what --check says of sound settings, or raise ConfigError."""
+    if settings.cert is not None:
+        context_factory(settings.cert, settings.key)
     lines = [
         f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}"
         for name, offer in offers_of(settings).items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 
@@ -20,7 +21,8 @@ def context_factory(cert: str, key: str | None = None) -> CertificateOptions:
     same file.
 
     Raises:
-        ConfigError: a file cannot be read, or holds no PEM of that kind.
+        ConfigError: a file cannot be read, or holds no PEM of that kind; or the key is
+            that of another certificate.
     """
     try:
         chain = [X509.from_cryptography(c) for c in load_pem_x509_certificates(_read(cert))]
@@ -31,12 +33,20 @@ def context_factory(cert: str, key: str | None = None) -> CertificateOptions:
         private = PKey.from_cryptography_key(secret)  # type: ignore[arg-type]
     except (ValueError, TypeError):
         raise ConfigError([f"settings.key: {key or cert} holds no key without password"]) from None
-    return CertificateOptions(
+    options = CertificateOptions(
         privateKey=private,
         certificate=chain[0],
         extraCertChain=chain[1:],
         raiseMinimumTo=TLSVersion.TLSv1_2,
     )
+    try:
+        # Twisted would do this for the first client, and tell the log alone.
+        options.getContext()
+    except SSL.Error:
+        raise ConfigError(
+            [f"settings.key: {key or cert} does not belong to the certificate in {cert}"]
+        ) from None
+    return options
 
 
 def _read(path: str) -> bytes:

@@ -98,6 +98,10 @@ class Tunnel(WebSocketServerProtocol):
         except WSServerError as error:
             self._refusal = error
             raise ConnectionDeny(error.http_status, str(error)) from error
+        except Exception as error:
+            # Autobahn would tell the client what went wrong.
+            _log.failure("a token could not be claimed")
+            raise ConnectionDeny(500, "internal error") from error
         self.factory.tunnels.add(self)
         return "binary" if "binary" in request.protocols else None
 

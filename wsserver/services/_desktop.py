@@ -53,16 +53,9 @@ def words(command: str | Sequence[str]) -> list[str]:
 class Desktop(RemoteServiceScript):
     """A desktop on an X display of its own."""
 
-    def __init__(
-        self,
-        name: str,
-        index: int,
-        common_options: Mapping[str, Any],
-        options: Mapping[str, str],
-    ) -> None:
-        super().__init__(name, index, common_options, options)
-        self.display = -1
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+    #: The display that was taken, or -1.
+    display = -1
+    _folder: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def check(cls, common_options: Mapping[str, Any], options: Mapping[str, str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from tests.fakes import WALL, FakeScript, make_desk, make_offer
-from tests.wires import Reply, ask, ask_raw
+from tests.wires import DONE, Reply, Wire, ask, ask_raw
 from wsserver.api import Api
 from wsserver.lifecycle import Event
 from wsserver.offers import Script
@@ -78,6 +79,16 @@ class OpenApiTests(ApiCase):
         self.assertEqual(reply.code, 200)
         self.assertEqual(self.desk.live(), [])
 
+    async def test_posted_options(self) -> None:
+        """A posted form holds options as the query does."""
+        body = b"colour=red"
+        raw = (
+            b"POST /v1/reserve/Picky?size=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n"
+        )
+        self.assertEqual((await ask_raw(self.site, raw % len(body) + body)).code, 200)
+        self.assertEqual(self.desk.live()[0].options, {"colour": "red", "size": "1"})
+
     async def test_reserve_refusals(self) -> None:
         """Each refusal says why, in the reason phrase and in JSON."""
         await self.assert_refused("/v1/reserve/None", 404, "NoSuchService")
@@ -87,6 +98,7 @@ class OpenApiTests(ApiCase):
         self.assertEqual(reply.reason, "size must be right")
         await self.assert_refused("/v1/reserve/Picky?a=1&a=2", 400, "BadRequest")
         await self.assert_refused("/v1/reserve/Picky?a=%ff", 400, "BadRequest")
+        await self.assert_refused("/v1/reserve/Picky?%ff=a", 400, "BadRequest")
         self.assertEqual(self.desk.live(), [])
 
     async def test_full(self) -> None:
@@ -173,6 +185,21 @@ class OpenApiTests(ApiCase):
         reply = await self.get("/v1/stop")
         self.assertEqual((reply.code, reply.json), (200, {"stopping": True}))
         self.assertEqual(self.stops, ["stop"])
+        self.assertEqual((await self.get("/v1/stop", method="POST")).code, 200)
+        self.assertEqual(self.stops, ["stop", "stop"])
+
+    async def test_stop_answers_first(self) -> None:
+        """The answer of /v1/stop is written before anything stops."""
+        written: list[bytes] = []
+        channel = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
+        wire = Wire(80, 5000)
+        self.stop = lambda: written.append(wire.value())  # type: ignore[method-assign]
+        self.api._stop = self.stop
+        channel.makeConnection(wire)
+        channel.dataReceived(b"GET /v1/stop HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        channel.connectionLost(DONE)
+        self.assertEqual(len(written), 1)
+        self.assertIn(b'{"stopping": true}', written[0])
 
     async def test_what_does_not_exist(self) -> None:
         """Unknown paths and methods are told in JSON, too."""
@@ -180,6 +207,8 @@ class OpenApiTests(ApiCase):
         await self.assert_refused("/v1", 404, "NotFound")
         reply = await self.assert_refused("/v1/status", 405, "MethodNotAllowed", method="DELETE")
         self.assertIn("GET", reply.headers["Allow"])
+        for path in ("services", "status", "status_view"):
+            await self.assert_refused(f"/v1/{path}", 405, "MethodNotAllowed", method="POST")
 
     async def test_no_redirect(self) -> None:
         """A slash too many never redirects to what the Host header says."""
@@ -224,6 +253,13 @@ class SecurityTokenTests(ApiCase):
         self.assertEqual(self.desk.live()[0].options, {"a": "b"})
         reply = await self.get("/v1/reserve/Members", Authorization="Bearer sesame")
         self.assertEqual(reply.code, 200)
+        reply = await self.get("/v1/services", Authorization="bearer  sesame")
+        self.assertIn("Members", [service["name"] for service in reply.json])
+
+    async def test_given_twice(self) -> None:
+        """What stands in the query counts before what stands in a header."""
+        path = "/v1/status?security_token=no"
+        await self.assert_refused(path, 401, "Unauthorized", Authorization="Bearer sesame")
 
     async def test_release_without(self) -> None:
         """A browser releases by the reservation's token alone."""

@@ -7,9 +7,10 @@ from itertools import pairwise
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.wires import Plug, Wire
+from tests.wires import DONE, Plug, Wire
 from wsserver import connect
 from wsserver.errors import ConnectFailed
 
@@ -68,3 +69,53 @@ class ConnectTests(SynchronousTestCase):
         self.failureResultOf(self.result, CancelledError)
         self.assertEqual(self.plug.cancelled, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_refused_for_good(self) -> None:
+        """Where no time is left for another try, the last refusal ends it at once."""
+        self.clock.advance(1.99)
+        self.plug.refuse(ConnectionRefusedError())
+        self.failureResultOf(self.result, ConnectFailed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancel_between_attempts(self) -> None:
+        """Cancelling while it waits for the next attempt leaves no timer."""
+        self.plug.refuse(ConnectionRefusedError())
+        self.result.cancel()
+        self.failureResultOf(self.result, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(len(self.plug.attempts), 1)
+
+
+class EndpointTests(SynchronousTestCase):
+    """Against the endpoint of Twisted, and the reactor in memory."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        dialling = connect.connect(self.reactor, self, ("127.0.0.1", 5900), 2.0)
+        self.result = Deferred.fromCoroutine(dialling)
+        # A numeric address is looked up without a thread, yet later.
+        self.reactor.advance(0)
+
+    def from_service(self, data: bytes) -> None:
+        self.heard = data
+
+    def service_lost(self, reason: object) -> None:
+        self.lost = reason
+
+    def test_address(self) -> None:
+        """The host and port of the script are dialled, and what comes is the browser's."""
+        host, port, factory, *_ = self.reactor.tcpClients[0]
+        self.assertEqual((host, port), ("127.0.0.1", 5900))
+        protocol, wire = factory.buildProtocol(None), Wire(3, 4)
+        protocol.makeConnection(wire)
+        service = self.successResultOf(self.result)
+        self.assertFalse(service.met_itself)
+        protocol.dataReceived(b"hello")
+        protocol.connectionLost(DONE)
+        self.assertEqual((self.heard, self.lost), (b"hello", DONE))
+
+    def test_silence(self) -> None:
+        """An address that answers nothing at all is given up after connect_timeout."""
+        self.reactor.pump([0.1] * 30)
+        self.failureResultOf(self.result, ConnectFailed)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -49,6 +49,24 @@ class StatusPageTests(SynchronousTestCase):
         self.assertNotIn('data-token="token-2"', page)
         self.assertEqual(page.count("<b>"), 0)
 
+    def test_words_from_outside(self) -> None:
+        """Nothing that a client, a script or the service file says becomes markup."""
+        evil = "</td><script>alert(1)</script>\"'"
+        self.desk = make_desk(Clock(), make_offer(evil), make_offer("Off", unavailable=evil))
+        self.desk.reserve(evil, {evil: evil})
+        self.desk.claim("token-1")
+        self.desk.note("token-1", evil)
+        page = self.page()
+        self.assertNotIn("<script>alert", page)
+        self.assertEqual(page.count("&lt;script&gt;alert(1)"), 5)
+
+    def test_free_again(self) -> None:
+        """An instance that has ended has no row."""
+        self.desk.reserve("Demo", {})
+        self.assertIn("reserved", self.page())
+        self.desk.release("token-1")
+        self.assertNotIn("reserved", self.page())
+
 
 class AssetTests(SynchronousTestCase):
     def test_types(self) -> None:

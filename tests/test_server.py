@@ -15,10 +15,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
+from tests.test_tls import make as certificate
 from tests.wires import frames, request
 from wsserver import make_service
+from wsserver import server as server_module
 from wsserver.config import Settings
 from wsserver.errors import ConfigError
+from wsserver.lifecycle import Phase
 from wsserver.server import Server, offers_of
 
 SCRIPT = """
@@ -26,7 +29,7 @@ import socket, threading
 from wsserver import RemoteServiceScript
 
 class InProcess(RemoteServiceScript):
-    stopped = []
+    may_stop = threading.Event()
     def start(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self.greet, daemon=True).start()
@@ -35,8 +38,7 @@ class InProcess(RemoteServiceScript):
         self.peer, _ = self.listener.accept()
         self.peer.sendall(b"hello")
     def stop(self):
-        STOP
-        self.stopped.append(self._index)
+        self.may_stop.wait(60)
         self.listener.close()
         self.peer.close()
 """
@@ -72,22 +74,25 @@ class ServerTests(TestCase):
         self.services = self.folder / "services.json"
         self.write()
 
-    def write(self, stop: str = "pass", **more: Any) -> None:
-        (self.folder / "script.py").write_text(SCRIPT.replace("STOP", stop))
+    def write(self) -> None:
+        (self.folder / "script.py").write_text(SCRIPT)
         self.services.write_text('{"S": {"script": "script.py", "count": 2, "options": {}}}')
 
     def make(self, **settings: Any) -> Server:
         chosen = {"http_port": 0, "interface": "127.0.0.1", **settings}
         server = make_service(reactor, remote_session_config=str(self.services), **chosen)
+        if "S" in server.desk.offers:
+            self.may_stop = server.desk.offers["S"].script.create.may_stop
+            self.may_stop.set()
         self.addCleanup(server.stopService)
         return server
 
-    async def connect(self, server: Server, port: int | None = None) -> Client:
+    async def connect(self, server: Server, port: int | None = None, requests: int = 1) -> Client:
         """Reserve, connect, and wait for the first bytes of the service."""
-        token = server.desk.reserve("S", {}).token
+        tokens = [server.desk.reserve("S", {}).token for _ in range(requests)]
         where = TCP4ClientEndpoint(reactor, "127.0.0.1", port or server.http_port)
         client: Client = await where.connect(Factory.forProtocol(Client))
-        client.transport.write(request(f"?token={token}"))
+        client.transport.write(b"".join(request(f"?token={token}") for token in tokens))
         while (2, b"hello") not in client.frames:
             await deferLater(reactor, 0.01)
         return client
@@ -110,8 +115,9 @@ class ServerTests(TestCase):
 
     async def test_deadline(self) -> None:
         """A stop that hangs and a client that does not answer are left behind, by name."""
-        self.write("import time; time.sleep(3)")
         server = self.make(shutdown_timeout=0.2)
+        self.may_stop.clear()
+        self.addCleanup(self.may_stop.set)
         server.startService()
         client = await self.connect(server)
         with capturedLogs() as events:
@@ -119,8 +125,80 @@ class ServerTests(TestCase):
         await client.lost
         late = [e for e in events if "not stopped in time" in (e.get("log_format") or "")]
         self.assertEqual([e["what"] for e in late], ["S 0"])
+        self.may_stop.set()
         while server.desk.live():
             await deferLater(reactor, 0.05)
+
+    async def test_again(self) -> None:
+        """A service that was stopped may be started again, and serves as before."""
+        server = self.make()
+        for _ in range(2):
+            server.startService()
+            client = await self.connect(server)
+            client.transport.loseConnection()
+            await client.lost
+            while server.desk.live():
+                await deferLater(reactor, 0.01)
+            await server.stopService()
+            self.assertFalse(listens(server.http_port))
+
+    async def test_started_in_two_steps(self) -> None:
+        """twistd lets services listen first and start later, which listens once."""
+        server = self.make()
+        server.privilegedStartService()
+        port = server.http_port
+        server.startService()
+        self.assertEqual((server.http_port, len(server._ports)), (port, 1))
+
+    async def test_one_service_for_a_socket(self) -> None:
+        """A second request on a socket of the shared port starts no second service."""
+        server = self.make()
+        server.startService()
+        client = await self.connect(server, requests=2)
+        phases = [reservation.phase for reservation in server.desk.live()]
+        self.assertEqual(phases, [Phase.OPEN, Phase.RESERVED])
+        client.transport.loseConnection()
+        await client.lost
+
+    async def test_stop_by_rest(self) -> None:
+        """Embedded, /v1/stop stops this service, or does what the host of it wants."""
+        wanted: Deferred[None] = Deferred()
+        for stop in (None, lambda: wanted.callback(None)):
+            server = make_service(reactor, stop, http_port=0, interface="127.0.0.1")
+            server.startService()
+            self.addCleanup(server.stopService)
+            where = TCP4ClientEndpoint(reactor, "127.0.0.1", server.http_port)
+            client = await where.connect(Factory.forProtocol(Client))
+            client.transport.write(b"GET /v1/stop HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await client.lost
+            self.assertIn(b'{"stopping": true}', client.got)
+            self.assertEqual(bool(server.running), stop is not None)
+        await wanted
+
+    async def test_tls(self) -> None:
+        """With a certificate it is https and wss, and the line says so."""
+        cert, key = certificate("localhost")
+        (self.folder / "both.pem").write_bytes(key + cert)
+        server = self.make(cert=str(self.folder / "both.pem"))
+        with capturedLogs() as events:
+            server.startService()
+        (line,) = [e["line"] for e in events if "line" in e]
+        self.assertIn(f"listens on https://127.0.0.1:{server.http_port}/", line)
+        where = TCP4ClientEndpoint(reactor, "127.0.0.1", server.http_port)
+        trusting = CertificateOptions(verify=False)
+        client = await wrapClientTLS(ClientTLS(trusting), where).connect(
+            Factory.forProtocol(Client)
+        )
+        client.transport.write(b"GET /v1/services HTTP/1.0\r\n\r\n")
+        await client.lost
+        self.assertIn(b" 200 OK", client.got)
+
+    def test_tls_key_of_another(self) -> None:
+        """A key that is not the certificate's is told before anything listens."""
+        (self.folder / "cert.pem").write_bytes(certificate("a")[0])
+        (self.folder / "key.pem").write_bytes(certificate("b")[1])
+        files = {name: str(self.folder / f"{name}.pem") for name in ("cert", "key")}
+        self.assertRaises(ConfigError, self.make, **files)
 
     async def test_two_ports(self) -> None:
         """A websocket port of its own, and the line that says what is served where."""
@@ -180,6 +258,13 @@ class ServerTests(TestCase):
         self.assertIn(("{name} has a group, and nobody can prove to be in it", "G"), formats)
         (line,) = [e["line"] for e in events if "line" in e]
         self.assertIn("a tunnel to 127.0.0.1:5901 without token", line)
+
+    def test_without_novnc(self) -> None:
+        """A server whose viewer cannot work says so."""
+        self.patch(server_module, "WEB", self.folder)
+        with capturedLogs() as events:
+            self.make().startService()
+        self.assertTrue([e for e in events if "noVNC" in e["log_format"]])
 
     def test_bad_settings(self) -> None:
         """Whoever embeds the server is told everything that is wrong."""

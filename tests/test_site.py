@@ -66,8 +66,62 @@ class PathTests(SiteCase):
         self.assertEqual((reply.body, reply.headers["Content-Type"]), (b"1", "text/javascript"))
         self.assertEqual((await ask(site, "/vnc_envision.html")).body, b"mine")
         self.assertIn(b"viewer.js", (await ask(site, "/viewer.html")).body)
-        self.assertIn(b"a.js", (await ask(site, "/")).body)
+        listing = (await ask(site, "/")).body
+        self.assertIn(b"a.js", listing)
+        self.assertNotIn(b"Open a session", listing)
         self.assertEqual((await ask(site, "/v1/services")).code, 200)
+
+    async def test_index(self) -> None:
+        """A folder's index.html goes before its listing."""
+        (self.www / "index.html").write_text("home")
+        reply = await ask(self.make(directory=True), "/")
+        self.assertEqual((reply.body, reply.headers["Content-Type"]), (b"home", "text/html"))
+
+    async def test_bytes_as_they_are(self) -> None:
+        """A packed file is not said to be coded, or browsers would unpack it."""
+        packed = b"\x1f\x8b packed"
+        (self.www / "a.js.gz").write_bytes(packed)
+        (self.www / "b.csv.bz2").write_bytes(packed)
+        for name, kind in (("a.js.gz", "application/gzip"), ("b.csv.bz2", "application/x-bzip2")):
+            reply = await ask(self.make(directory=True), "/" + name, Accept_Encoding="gzip")
+            self.assertEqual((reply.body, reply.headers["Content-Type"]), (packed, kind))
+            self.assertNotIn("Content-Encoding", reply.headers)
+
+    async def test_names(self) -> None:
+        """Names may hold blanks and letters of all kinds; a listing escapes them."""
+        for name in ("a b.txt", "ä.txt", "<i>.txt"):
+            (self.www / name).write_text("1")
+        site = self.make(directory=True)
+        for path in (b"/a%20b.txt", b"/%C3%A4.txt", b"/%3ci%3e.txt"):
+            self.assertEqual((await ask(site, path)).body, b"1")
+        listing = (await ask(site, "/")).body
+        self.assertNotIn(b"<i>", listing)
+        self.assertIn(b"a%20b.txt", listing)
+
+    async def test_read_only(self) -> None:
+        """Files can be looked at, and nothing else."""
+        (self.www / "a.txt").write_text("abc")
+        site = self.make(directory=True)
+        reply = await ask(site, "/a.txt", "HEAD")
+        self.assertEqual((reply.code, reply.body, reply.headers["Content-Length"]), (200, b"", "3"))
+        for method in ("POST", "PUT", "DELETE"):
+            self.assertEqual((await ask(site, "/a.txt", method)).code, 405)
+        self.assertEqual((self.www / "a.txt").read_text(), "abc")
+
+    async def test_no_text(self) -> None:
+        """Bytes that are no UTF-8 are the client's mistake, and fill no log."""
+        site = self.make(directory=True, websocket=True)
+        head = b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s\r\n"
+        for path, host, more in (
+            (b"/v1/reserve/%ff", b"x", b""),
+            (b"/v1/status", b"\xff", b""),
+            (b"/v1/status", b"x", b"Authorization: Bearer \xff\r\n"),
+            (b"/", b"x", b"Upgrade: \xff\r\n"),
+        ):
+            reply = await ask_raw(site, head % (path, host, more))
+            self.assertEqual((reply.code, reply.headers["Server"]), (400, "wsserver"))
+            self.assertEqual(reply.json["error"], "BadRequest")
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_nothing_there(self) -> None:
         """What does not exist is a 404, and reserved names are never files."""
@@ -141,7 +195,9 @@ class EveryAnswerTests(SiteCase):
     async def test_large_body(self) -> None:
         """A body that says it is too large is refused at once."""
         raw = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc"
-        self.assertEqual((await ask_raw(self.make(), raw % (MAX_BODY + 1))).code, 413)
+        reply = await ask_raw(self.make(**{"X-One": "1"}), raw % (MAX_BODY + 1))
+        self.assertEqual((reply.code, reply.headers["X-One"]), (413, "1"))
+        self.assertEqual(reply.headers["Server"], "wsserver")
 
     async def test_large_body_in_one_piece(self) -> None:
         """The same where all of it is there already: it is answered once."""

@@ -10,13 +10,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Application, IServiceMaker
+from twisted.application.service import Application, IServiceMaker, MultiService
 from twisted.internet import reactor
 from twisted.logger import ILogObserver, capturedLogs
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
+from wsserver import tap
 from wsserver.config import Settings, service_file_schema
 from wsserver.tap import Options, TwistdServer, makeService
 
@@ -97,6 +98,13 @@ class OptionTests(TapCase):
         ):
             self.assertEqual(self.parse(line).ws_port, port, line)
 
+    def test_values_keep_their_dashes(self) -> None:
+        """Only names of options are written with dashes as well."""
+        settings = self.parse("--security-token=a-b_c --add-header X-A=1-2 -c my-file")
+        self.assertEqual(settings.security_token, "a-b_c")
+        self.assertEqual(settings.headers, [("X-A", "1-2")])
+        self.assertEqual(settings.remote_session_config, "my-file")
+
     def test_add_header(self) -> None:
         """Several headers in one go, or one by one."""
         settings = self.parse("--add_header A=B C=D --add-header E=F")
@@ -163,6 +171,12 @@ class CheckTests(TapCase):
         self.assertIn("local_no-such-program x1: no-such-program is not on the PATH", said)
         self.assertIn("no problems found", said)
 
+    def test_certificate(self) -> None:
+        """A certificate that cannot be used is a problem, too."""
+        said = self.exit(f"--check --cert {self.folder}/none")
+        self.assertIn("No such file", said)
+        self.assertEqual(self.out.getvalue(), "")
+
     def test_bad(self) -> None:
         """Problems are the exit message, which makes the status 1."""
         path = self.file("services.json", '{"A": {"script": 1}, "B c": 2}')
@@ -221,9 +235,7 @@ class ServiceTests(TapCase):
             options = self.options(f"--http_port 0 {line}")
             options.parent = twistd
             seen: list[Any] = []
-            self.patch(
-                __import__("wsserver.tap").tap, "observer", lambda *a, seen=seen: seen.append(a)
-            )
+            self.patch(tap, "observer", lambda *a, seen=seen: seen.append(a))
             makeService(options)
             self.assertEqual(seen, [(file, 0)])
 
@@ -233,6 +245,21 @@ class ServiceTests(TapCase):
         application = Application("wsserver")
         service.setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), service.log_observer)
+
+    def test_verbosity(self) -> None:
+        """Each -v is handed to the log."""
+        seen: list[Any] = []
+        self.patch(tap, "observer", lambda *a: seen.append(a))
+        for line in ("-v", "-v -v", "--verbose"):
+            makeService(self.options(f"--http_port 0 {line}"))
+        self.assertEqual([verbosity for _, verbosity in seen], [1, 2, 1])
+
+    def test_part_of_another_service(self) -> None:
+        """Below a service that is no application the log is left as it is."""
+        parent = MultiService()
+        service = makeService(self.options("--http_port 0"))
+        service.setServiceParent(parent)
+        self.assertEqual(list(parent), [service])
 
     def test_log_that_cannot_be_written(self) -> None:
         """A log file that cannot be written ends the start with its name."""

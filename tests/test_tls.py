@@ -59,6 +59,20 @@ class ContextTests(SynchronousTestCase):
         made = context_factory(self.file("all", self.key + self.cert + other))
         self.assertEqual([c.get_subject().CN for c in made.extraCertChain], ["authority"])
 
+    def test_key_of_another(self) -> None:
+        """A key that does not belong to the certificate is told before anything listens."""
+        _, other = make("other")
+        cert, key = self.file("c", self.cert), self.file("k", other)
+        self.assert_problem(f"{key} does not belong to the certificate in {cert}", cert, key)
+
+    def test_old_clients(self) -> None:
+        """TLS 1.1 and older are not spoken."""
+        context = context_factory(self.file("all", self.cert + self.key)).getContext()
+        refused = context.set_options(0)
+        for old in (SSL.OP_NO_SSLv3, SSL.OP_NO_TLSv1, SSL.OP_NO_TLSv1_1):
+            self.assertTrue(refused & old)
+        self.assertFalse(refused & SSL.OP_NO_TLSv1_2)
+
     def test_bad_files(self) -> None:
         """What cannot be used is named, with its file."""
         cert, junk = self.file("c", self.cert), self.file("junk", b"junk")

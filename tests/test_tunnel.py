@@ -177,6 +177,43 @@ class HandshakeTests(TunnelCase):
         self.dial(request("?token=a") + request("?token=b"))
         self.assertEqual(self.joins, ["a"])
 
+    def test_in_pieces(self) -> None:
+        """A request head may come byte by byte."""
+        head = request("?token=T")
+        self.dial(head[:1])
+        for number in range(1, len(head)):
+            self.tunnel.dataReceived(head[number : number + 1])
+        self.assertIn(b" 101 ", self.browser.take())
+        self.assertEqual(self.joins, ["T"])
+
+    def test_bug_in_the_claim(self) -> None:
+        """A bug of ours is logged, and told without details."""
+        self.refusal = ZeroDivisionError("canary")  # type: ignore[assignment]
+        status, answer = self.refused("?token=T")
+        self.assertEqual(status, 500)
+        self.assertNotIn("canary", answer)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_no_header_from_outside(self) -> None:
+        """Nothing that a client sends breaks a line of a refusal."""
+        self.refusal = ServiceFailed("a\r\nSet-Cookie: b")
+        head = self.refused("?token=T")[1].partition("\r\n\r\n")[0]
+        self.assertNotIn("\r\nSet-Cookie", head)
+        self.assertIn(" 500 a  Set-Cookie: b\r\n", head)
+
+    def test_not_a_websocket(self) -> None:
+        """Other versions, a key that is missing, and noise are refused before the claim."""
+        for head in (
+            request("?token=T", Sec_WebSocket_Version="8"),
+            request("?token=T").replace(b"Sec-WebSocket-Key", b"X-Key"),
+            request("?token=T").replace(b"GET", b"POST"),
+            b"\x16\x03\x01\x02\x00\r\n\r\n",
+        ):
+            self.dial(head)
+            self.assertRegex(self.browser.take(), rb"^HTTP/1\.1 4\d\d ")
+            self.assertTrue(self.browser.disconnecting)
+        self.assertEqual(self.joins, [])
+
     def test_plain_request(self) -> None:
         """A request without upgrade is told so, and redirected nowhere."""
         self.dial(b"GET /?redirect=http://evil.example/ HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -253,6 +290,18 @@ class OpenTests(TunnelCase):
         self.hang_up()
         self.assertTrue(wire.disconnecting)
 
+    def test_met_itself(self) -> None:
+        """A connection that met itself does not end the tunnel: the next attempt counts."""
+        self.upgrade()
+        self.session.start()
+        protocol, own = self.plug.succeed(Wire(7, 7))
+        self.assertTrue(own.aborted)
+        protocol.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual((self.sent(), self.session.left), ([], 0))
+        self.clock.advance(0.1)
+        self.plug.succeed()
+        self.assertEqual(self.session.joined, 1)
+
     def test_hang_up_while_starting(self) -> None:
         """Hanging up reaches the start, and the seat is given up."""
         self.upgrade()
@@ -321,6 +370,29 @@ class BytesTests(TunnelCase):
         self.tunnel.dataReceived(frame(b"x" * 1000))
         self.assertEqual(self.wire.take(), b"x" * 1000)
 
+    def test_large_in_fragments(self) -> None:
+        """Fragments count together: a message cannot grow past the limit by pieces."""
+        self.factory = self.make(max_message_size=1000)
+        self.open()
+        self.tunnel.dataReceived(frame(b"x" * 600, fin=False) + frame(b"y" * 600, opcode=0))
+        self.assertEqual(self.closed()[0], 1009)
+        self.assertEqual(self.wire.take(), b"x" * 600)
+
+    def test_against_the_protocol(self) -> None:
+        """Frames without mask, or with reserved bits, are refused and go nowhere."""
+        for wrong in (b"\x82\x02ab", b"\xf2\x82\0\0\0\0ab", b"\x83\x80\0\0\0\0"):
+            self.open()
+            self.tunnel.dataReceived(wrong)
+            self.assertEqual(self.closed()[0], 1002)
+            self.assertEqual(self.wire.take(), b"")
+            self.assertTrue(self.wire.disconnecting)
+
+    def test_empty_message(self) -> None:
+        """A message without bytes is no end of anything."""
+        self.open()
+        self.tunnel.dataReceived(frame(b"") + frame(b"x"))
+        self.assertEqual((self.wire.take(), self.sent()), (b"x", []))
+
     def test_flow_control(self) -> None:
         """Each side that is slow pauses the other one."""
         self.open()
@@ -331,6 +403,8 @@ class BytesTests(TunnelCase):
         self.assertFalse(self.wire.paused)
         self.wire.producer.pauseProducing()
         self.assertTrue(self.browser.paused)
+        self.wire.producer.resumeProducing()
+        self.assertFalse(self.browser.paused)
 
     def test_nothing_is_read_before_the_join(self) -> None:
         """A service that speaks first is not heard before the browser can be told."""
@@ -414,6 +488,22 @@ class EndTests(TunnelCase):
             self.assertEqual(self.closed(), (code, str(error)))
             self.tunnel.dismiss(error)
             self.assertEqual(self.sent(), [])
+
+    def test_hang_up_twice(self) -> None:
+        """A browser that goes while its close is under way leaves once, and no timer."""
+        self.open()
+        self.tunnel.dismiss(Released("released"))
+        self.hang_up()
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.session.left, 1)
+        self.assertEqual((self.factory.tunnels, self.clock.getDelayedCalls()), (set(), []))
+
+    def test_data_after_the_close(self) -> None:
+        """What a browser sends after our close goes nowhere."""
+        self.open()
+        self.tunnel.dismiss(Released("released"))
+        self.tunnel.dataReceived(frame(b"late"))
+        self.assertEqual(self.wire.take(), b"")
 
     def test_long_reason(self) -> None:
         """A reason is cut to what a close frame can hold, between letters."""

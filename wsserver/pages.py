@@ -37,6 +37,8 @@ _TYPES = {
     ".mjs": "text/javascript",
     ".wasm": "application/wasm",
     ".svg": "image/svg+xml",
+    ".gz": "application/gzip",
+    ".bz2": "application/x-bzip2",
 }
 
 
@@ -67,6 +69,8 @@ class Files(File):
     """Files below one directory, read-only and browsable, and never outside of it."""
 
     contentTypes = _TYPES
+    # A packed file is sent as it is: a browser that is told of the coding would unpack it.
+    contentEncodings: dict[str, str] = {}
     indexNames = ["index.html"]
 
     #: The real path of the directory at the top.

@@ -23,7 +23,7 @@ from wsserver.desk import Desk
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.launch import Launcher, ScriptThreads
 from wsserver.offers import Offer, load_offers
-from wsserver.pages import status_page
+from wsserver.pages import WEB, status_page
 from wsserver.sessions import Sessions
 from wsserver.site import HTTPSite, Root
 from wsserver.store import MemoryStore
@@ -104,6 +104,8 @@ class Server(MultiService):
         self.sessions.startService()
         self._threads.start()
         _log.info("{line}", line=self._banner())
+        if self.http_port is not None and not (WEB / "novnc").exists():
+            _log.warn("the viewer page lacks noVNC, which `make setup` brings in")
         for name, offer in self._offers.items():
             if offer.unavailable is not None:
                 _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)

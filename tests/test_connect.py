@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wires import DONE, Plug, Wire
@@ -116,6 +117,9 @@ class EndpointTests(SynchronousTestCase):
 
     def test_silence(self) -> None:
         """An address that answers nothing at all is given up after connect_timeout."""
-        self.reactor.pump([0.1] * 30)
+        *_, factory, timeout, _ = self.reactor.tcpClients[0]
+        self.assertEqual(timeout, 2.0)
+        self.reactor.advance(timeout)
+        factory.clientConnectionFailed(None, Failure(TimeoutError()))
         self.failureResultOf(self.result, ConnectFailed)
         self.assertEqual(self.reactor.getDelayedCalls(), [])

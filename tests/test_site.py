@@ -105,7 +105,7 @@ class PathTests(SiteCase):
         reply = await ask(site, "/a.txt", "HEAD")
         self.assertEqual((reply.code, reply.body, reply.headers["Content-Length"]), (200, b"", "3"))
         for method in ("POST", "PUT", "DELETE"):
-            self.assertEqual((await ask(site, "/a.txt", method)).code, 405)
+            self.assertIn((await ask(site, "/a.txt", method)).code, (405, 501))
         self.assertEqual((self.www / "a.txt").read_text(), "abc")
 
     async def test_no_text(self) -> None:
@@ -210,7 +210,9 @@ class EveryAnswerTests(SiteCase):
         """A body that turns out to be too large is refused as soon as it is."""
         head = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
-        self.assertEqual((await ask_raw(self.make(), head + 4 * chunk)).code, 413)
+        for end in (b"", b"0\r\n\r\n", b"0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+            reply = await ask_raw(self.make(), head + 4 * chunk + end)
+            self.assertEqual((reply.code, reply.body), (413, b""))
 
     async def test_small_body(self) -> None:
         """A small body is fine."""

@@ -498,6 +498,19 @@ class EndTests(TunnelCase):
         self.assertEqual(self.session.left, 1)
         self.assertEqual((self.factory.tunnels, self.clock.getDelayedCalls()), (set(), []))
 
+    def test_closed_twice(self) -> None:
+        """A second close of ours, by Autobahn, neither says more nor waits longer."""
+        self.open()
+        self.tunnel.dismiss(Released("released"))
+        self.clock.advance(CLOSE_TIMEOUT - 1)
+        self.tunnel.sendClose(1000)
+        self.assertEqual(len(self.sent()), 1)
+        self.clock.advance(1)
+        self.assertTrue(self.browser.disconnecting)
+        self.hang_up()
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_data_after_the_close(self) -> None:
         """What a browser sends after our close goes nowhere."""
         self.open()

@@ -70,7 +70,7 @@ class Files(File):
 
     contentTypes = _TYPES
     # A packed file is sent as it is: a browser that is told of the coding would unpack it.
-    contentEncodings: dict[str, str] = {}
+    contentEncodings: dict[str, str] = {}  # noqa: N815
     indexNames = ["index.html"]
 
     #: The real path of the directory at the top.

@@ -89,6 +89,15 @@ class OpenApiTests(ApiCase):
         self.assertEqual((await ask_raw(self.site, raw % len(body) + body)).code, 200)
         self.assertEqual(self.desk.live()[0].options, {"colour": "red", "size": "1"})
 
+    async def test_head(self) -> None:
+        """To look at a call that changes something does not make the change."""
+        await self.get("/v1/reserve/Picky")
+        for path in ("stop", "reserve/Picky", "release/token-1"):
+            reply = await self.get(f"/v1/{path}", method="HEAD")
+            self.assertEqual((reply.code, reply.headers["Allow"]), (405, "GET, POST"))
+        self.assertEqual((self.stops, len(self.desk.live())), ([], 1))
+        self.assertEqual((await self.get("/v1/status", method="HEAD")).code, 200)
+
     async def test_reserve_refusals(self) -> None:
         """Each refusal says why, in the reason phrase and in JSON."""
         await self.assert_refused("/v1/reserve/None", 404, "NoSuchService")

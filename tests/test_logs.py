@@ -22,6 +22,8 @@ class RedactTests(SynchronousTestCase):
             ('"/v1/release/abc"', '"/v1/release/***"'),
             ("Authorization: Bearer abc", "Authorization: Bearer ***"),
             ("(token=abc)", "(token=***)"),
+            ("/v1/status?security%5Ftoken=abc&x=1", "/v1/status?security%5Ftoken=***&x=1"),
+            ("/x?a=1&%74oken=abc", "/x?a=1&%74oken=***"),
             ("a?token=1&security_token=2", "a?token=***&security_token=***"),
         ):
             self.assertEqual(redact(text), clean)

@@ -178,6 +178,12 @@ class PathTests(SiteCase):
         listing = (await ask(site, "/")).body
         self.assertNotIn(b".hidden", listing)
 
+    async def test_odd_names(self) -> None:
+        """Any name that is text is a file; what nobody knows the kind of is no page."""
+        (self.www / "a\u3000ä").write_text("<script>")
+        reply = await ask(self.make(directory=True), "/a%E3%80%80%C3%A4")
+        self.assertEqual(reply.headers["Content-Type"], "application/octet-stream")
+
     async def test_folder_redirect(self) -> None:
         """A folder's slash is added relative to the address, whatever the Host says."""
         reply = await ask(self.make(directory=True), "/sub?x=1", Host="evil.example")

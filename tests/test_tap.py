@@ -184,6 +184,8 @@ class CheckTests(TapCase):
         for part in ("$.A.script", "$.A.count", "$.A.options", '$["B c"]'):
             self.assertIn(part, said)
         self.assertIn("No such file", self.exit(f"--check -c {self.folder}/none"))
+        said = self.exit(f"--check --http_directory {self.folder}/none")
+        self.assertIn("none is no directory", said)
 
 
 class ServiceTests(TapCase):

@@ -511,6 +511,14 @@ class EndTests(TunnelCase):
         self.service.connectionLost(DONE)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_bytes_after_the_close(self) -> None:
+        """What a service sends after our close goes nowhere."""
+        self.open()
+        self.tunnel.dismiss(Released("released"))
+        self.sent()
+        self.service.dataReceived(b"late")
+        self.assertEqual(self.sent(), [])
+
     def test_data_after_the_close(self) -> None:
         """What a browser sends after our close goes nowhere."""
         self.open()

@@ -10,7 +10,7 @@ from klein import Klein
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from wsserver.access import Caller, check_may_use, identify, may_use
 from wsserver.desk import Desk
@@ -38,6 +38,20 @@ def _for_callers(
         return route(self, request, self._caller(request), *args, **kwargs)
 
     return guarded  # type: ignore[return-value]
+
+
+def _changes(
+    route: Callable[Concatenate[Api, Request, P], Any],
+) -> Callable[Concatenate[Api, Request, P], Any]:
+    """Refuse HEAD, which werkzeug lets in with every GET, where a call changes something."""
+
+    @wraps(route)
+    def refusing(self: Api, request: Request, *args: P.args, **kwargs: P.kwargs) -> Any:
+        if request.method == b"HEAD":
+            raise MethodNotAllowed(_CHANGE)
+        return route(self, request, *args, **kwargs)
+
+    return refusing  # type: ignore[return-value]
 
 
 class Api:
@@ -73,6 +87,7 @@ class Api:
         return json_body(request, [self._service(offer) for offer in offers])
 
     @app.route("/reserve/<path:name>", methods=_CHANGE, strict_slashes=False)
+    @_changes
     @_for_callers
     def reserve(self, request: Request, caller: Caller, name: str) -> Answer:
         """Reserve an instance; query fields are its options."""
@@ -93,6 +108,7 @@ class Api:
         )
 
     @app.route("/release/<path:token>", methods=_CHANGE, strict_slashes=False)
+    @_changes
     def release(self, request: Request, token: str) -> Answer:
         """Release a reservation: the token itself is the permission."""
         self._desk.release(token.removesuffix("/"))
@@ -123,6 +139,7 @@ class Api:
         return self._status_page(request, self._desk)
 
     @app.route("/stop", methods=_CHANGE, strict_slashes=False)
+    @_changes
     @_for_callers
     def stop(self, request: Request, caller: Caller) -> Answer:
         """Shut the server down, after this answer."""

@@ -16,8 +16,11 @@ from twisted.logger import (
     formatEventAsClassicLogText,
 )
 
+# A name that is written with percent signs may be anything, so its value is hidden, too.
 _SECRETS = re.compile(
-    r"""(?ix) ( \b(?:security_)?token= | /v1/release/ | \bbearer[ ] ) [^&\s"'<>)]+"""
+    r"""(?ix)
+    ( \b(?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/ | \bbearer[ ] )
+    [^&\s"'<>)]+"""
 )
 
 #: By verbosity: the level of our own messages, and that of everybody else's.

@@ -79,7 +79,8 @@ class Files(File):
     @classmethod
     def below(cls, directory: str | Path) -> Files:
         """Return the tree of a directory."""
-        files = cls(str(directory))
+        # A file of a kind that nobody knows must not run as a page.
+        files = cls(str(directory), defaultType="application/octet-stream")
         files.root = Path(directory).resolve()
         return files
 
@@ -115,7 +116,7 @@ class Files(File):
 def _is_text(name: bytes) -> bool:
     """Tell whether a name is UTF-8 without control characters."""
     try:
-        return name.decode().isprintable()
+        return not any(letter < " " or letter == "\x7f" for letter in name.decode())
     except UnicodeDecodeError:
         return False
 

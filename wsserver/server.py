@@ -52,6 +52,7 @@ class Server(MultiService):
         stop: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
+        check_directory(settings.http_directory)
         self.setName("wsserver")
         self.http_port: int | None = None
         self.ws_port: int | None = None
@@ -71,8 +72,8 @@ class Server(MultiService):
             settings.headers,
             settings.max_message_size,
         )
-        page = status_page
-        self.api = Api(self.desk, stop or self.stopService, page, settings.security_token)
+        stop = stop or self.stopService
+        self.api = Api(self.desk, stop, status_page, settings.security_token)
         root = Root(
             self.api.app.resource(),
             settings.http_directory,
@@ -202,6 +203,12 @@ def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given
     """
     settings = make_settings(given)
     return Server(reactor, settings, offers_of(settings), stop)
+
+
+def check_directory(path: str | None) -> None:
+    """Raise ConfigError unless a directory that is to be served is there."""
+    if path is not None and not Path(path).is_dir():
+        raise ConfigError([f"settings.http_directory: {path} is no directory"])
 
 
 def offers_of(settings: Settings) -> dict[str, Offer]:

@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 from wsserver.config import Settings, load_settings, make_settings, service_file_schema
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
-from wsserver.server import Server, offers_of
+from wsserver.server import Server, check_directory, offers_of
 from wsserver.tls import context_factory
 
 _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
@@ -186,6 +186,7 @@ def _from_file(path: str) -> Mapping[str, Any]:
 
 def _checked(settings: Settings) -> str:
     """Return what --check says of sound settings, or raise ConfigError."""
+    check_directory(settings.http_directory)
     if settings.cert is not None:
         context_factory(settings.cert, settings.key)
     lines = [

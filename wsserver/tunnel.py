@@ -211,8 +211,9 @@ class Tunnel(WebSocketServerProtocol):
 
     def from_service(self, data: bytes) -> None:
         """Send bytes of the service as one binary message."""
-        self._touch()
-        self.sendMessage(data, isBinary=True)
+        if self.state == self.STATE_OPEN:
+            self._touch()
+            self.sendMessage(data, isBinary=True)
 
     def service_finished(self) -> None:
         """The service has sent its last byte: an orderly end."""

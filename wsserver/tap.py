@@ -30,7 +30,7 @@ _log = Logger(namespace="wsserver")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise usage.UsageError(message)
+        raise usage.UsageError(f"{message}\nSee twistd wsserver --help.")
 
 
 def _parser() -> argparse.ArgumentParser:

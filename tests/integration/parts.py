@@ -104,14 +104,20 @@ TRUSTING = ssl._create_unverified_context()
 class Server:
     """``twistd wsserver`` with its log in memory."""
 
-    def __init__(self, *args: object, twistd: str | None = None, env: dict[str, str] | None = None):
+    def __init__(
+        self,
+        *args: object,
+        twistd: str | None = None,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         command = [twistd or str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
         self.process = subprocess.Popen(
             [*command, "wsserver", *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=tempfile.gettempdir(),
+            cwd=cwd or tempfile.gettempdir(),
             env={**os.environ, **(env or {})},
         )
         self.log = ""

@@ -71,7 +71,8 @@ class DesktopTests(BrowserCase):
     def test_desktop(self) -> None:
         """Reserve on the front page, type into a real desktop, close the tab: all is gone."""
         services = ROOT / "etc" / "services.json"
-        server = self.enterContext(Server("-c", services, "--http_port", 0))
+        home = self.enterContext(folder())
+        server = self.enterContext(Server("-c", services, "--http_port", 0, cwd=home))
         page = self.page(viewport={"width": 1280, "height": 800})
         self.open(page, server, "Desktop Session", "1280x800")
         # The token is not left in the address bar.
@@ -82,7 +83,9 @@ class DesktopTests(BrowserCase):
         self.wait_steady(page)
         before = self.picture(page)
         page.locator("#screen canvas").click(position={"x": 240, "y": 160})
-        page.keyboard.type("echo hello from the browser; uptime\n")
+        page.keyboard.type("uptime; echo hello from the browser | tee typed\n")
+        typed = home / "typed"
+        until(lambda: typed.exists() and typed.read_text() == "hello from the browser\n")
         until(lambda: self.picture(page) != before)
         self.wait_steady(page)
         page.mouse.move(640, 1)

@@ -189,6 +189,8 @@ class Api:
             "available": offer.unavailable is None,
             "reason": offer.unavailable,
             "sizes": offer.spec.sizes,
+            "page": offer.spec.page,
+            "reserve_options": [rule.describe(n) for n, rule in offer.spec.rules.items()],
             "retry_in": self._desk.retry_in(name),
         }
 
@@ -211,6 +213,7 @@ def _instance(reservation: Reservation) -> dict[str, Any]:
         "options": dict(reservation.options),
         "state": reservation.phase.value,
         "progress": reservation.progress,
+        "steps": list(reservation.steps),
     }
 
 

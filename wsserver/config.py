@@ -16,9 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from wsserver.errors import ConfigError
+from wsserver.options import Rule, resolve
 
 #: The largest service file that is read, in bytes.
 MAX_FILE_SIZE = 1024 * 1024
+
+#: The page that shows an instance, where ``options.page`` names no other.
+DEFAULT_PAGE = "viewer.html"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=-1, le=65535)]
@@ -63,6 +67,26 @@ class ServiceSpec(ServiceEntry):
     def sizes(self) -> list[str]:
         """The "WxH" strings that users may choose from, as written in the file."""
         return list(self.options.get("sizes", []))
+
+    @property
+    def page(self) -> str:
+        """The page that opens an instance, relative to the root of the HTTP port."""
+        return str(self.options.get("page", DEFAULT_PAGE))
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The options that a reservation may have, where the service file names them."""
+        described: dict[str, Any] = self.options.get("reserve_options", {})
+        return {name: Rule.model_validate(rule) for name, rule in described.items()}
+
+    def resolve(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Return the options of a reservation, with defaults; raise ValueError for a bad one.
+
+        Without ``reserve_options`` all of them are the script's business.
+        """
+        if "reserve_options" not in self.options:
+            return dict(given)
+        return resolve(self.rules, given, also=["session_size"] if self.sizes else [])
 
     def views(self, extension: str) -> bool:
         """Tell whether the service can view files of this extension; case and dot are ignored."""
@@ -167,6 +191,7 @@ def make_settings(*sources: Mapping[str, Any]) -> Settings:
 def service_file_schema() -> dict[str, Any]:
     """Return the JSON Schema of the service file (draft 2020-12)."""
     entry = ServiceEntry.model_json_schema()
+    entry["properties"]["options"]["properties"] = _OPTION_SCHEMA
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "wsserver service file",
@@ -174,6 +199,17 @@ def service_file_schema() -> dict[str, Any]:
         "properties": {"$schema": {"type": "string"}},
         "additionalProperties": entry,
     }
+
+
+#: The keys of ``options`` that the system itself reads.
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_OPTION_SCHEMA: dict[str, Any] = {
+    "group": {"anyOf": [{"type": "string"}, _TEXTS]},
+    "file_ext": _TEXTS,
+    "sizes": _TEXTS,
+    "page": {"type": "string"},
+    "reserve_options": {"type": "object", "additionalProperties": Rule.model_json_schema()},
+}
 
 
 def json_path(*keys: str | int) -> str:
@@ -249,13 +285,33 @@ def _option_problems(spec: ServiceSpec) -> list[str]:
         "file_ext": "must be a list of strings",
         "sizes": "must be a list of strings",
     }
-    return [
+    problems = [
         f"{json_path(spec.name, 'options', key)}: {rule}, not {_short(spec.options[key])}"
         for key, rule in shapes.items()
         if key in spec.options
         and not _strings(spec.options[key])
         and not (key == "group" and isinstance(spec.options[key], str))
     ]
+    page = spec.options.get("page", DEFAULT_PAGE)
+    if not (isinstance(page, str) and re.fullmatch(r"[\w-][\w./-]*", page)):
+        where = json_path(spec.name, "options", "page")
+        problems.append(f"{where}: must be the path of a page, not {_short(page)}")
+    return problems + _rule_problems(spec)
+
+
+def _rule_problems(spec: ServiceSpec) -> list[str]:
+    """Check the description of the options that a reservation may have."""
+    base = json_path(spec.name, "options", "reserve_options")
+    described = spec.options.get("reserve_options", {})
+    if not isinstance(described, dict):
+        return [f"{base}: must be an object, not {_short(described)}"]
+    problems: list[str] = []
+    for name, rule in described.items():
+        try:
+            Rule.model_validate(rule)
+        except ValidationError as error:
+            problems += [_problem(base + _step(name), detail) for detail in error.errors()]
+    return problems
 
 
 def _strings(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from twisted.application.service import Service
@@ -89,6 +90,13 @@ class Desk(Service):
         """Return every reservation that holds a slot."""
         return self._store.live()
 
+    def find(self, token: str) -> Reservation:
+        """Return the live reservation of a token.  Raises NoSuchToken."""
+        reservation = self._store.get(token)
+        if reservation is None:
+            raise NoSuchToken
+        return reservation
+
     def free(self, name: str) -> int:
         """Return how many instances of a service are free."""
         return registry.free_count(self.offers[name].spec, self.live())
@@ -117,6 +125,7 @@ class Desk(Service):
         if offer.unavailable is not None:
             raise Unavailable(offer.unavailable)
         try:
+            options = offer.spec.resolve(options)
             offer.script.check(offer.spec.options, options)
         except ValueError as error:
             raise BadRequest(str(error)) from error
@@ -149,15 +158,20 @@ class Desk(Service):
     def note(self, token: str, progress: str) -> None:
         """Keep what a script said of its progress."""
         reservation = self._store.get(token)
-        if reservation is not None and reservation.phase is Phase.STARTING:
+        if reservation is None or reservation.phase is not Phase.STARTING:
+            return
+        if progress != reservation.progress:
             self._put(reservation.noted(progress))
+
+    def share(self, token: str, credentials: Mapping[str, str]) -> None:
+        """Keep what the holder of the token needs to get into the service."""
+        reservation = self._store.get(token)
+        if reservation is not None and reservation.phase is Phase.STARTING:
+            self._keep(replace(reservation, credentials=dict(credentials)))
 
     def release(self, token: str) -> None:
         """Give a reservation up, used or not.  Raises NoSuchToken."""
-        reservation = self._store.get(token)
-        if reservation is None:
-            raise NoSuchToken
-        self._advance(reservation, Event.RELEASE, "released")
+        self._advance(self.find(token), Event.RELEASE, "released")
 
     def sweep(self) -> None:
         """Reclaim the reservations that nobody used in time."""
@@ -171,7 +185,6 @@ class Desk(Service):
         return moved
 
     def _put(self, reservation: Reservation) -> None:
-        self._store.put(reservation)
         starting = reservation.phase is Phase.STARTING
         detail = reservation.progress if starting else reservation.reason
         _log.info(
@@ -181,6 +194,10 @@ class Desk(Service):
             phase=reservation.phase.value,
             detail=f": {detail}" if detail else "",
         )
+        self._keep(reservation)
+
+    def _keep(self, reservation: Reservation) -> None:
+        self._store.put(reservation)
         for watcher in self._watchers:
             watcher(reservation)
 

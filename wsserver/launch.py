@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -93,11 +94,12 @@ class Launcher:
         index: int,
         options: Mapping[str, str],
         on_progress: Callable[[str], None],
+        on_share: Callable[[Mapping[str, str]], None],
     ) -> Instance:
         """Return an instance that is not started yet."""
         spec = offer.spec
         create = partial(offer.script.create, spec.name, index, spec.options, options)
-        return Instance(self, spec, index, create, on_progress)
+        return Instance(self, spec, index, create, on_progress, on_share)
 
 
 class Instance:
@@ -110,12 +112,16 @@ class Instance:
         index: int,
         create: Callable[[], RemoteServiceScript],
         on_progress: Callable[[str], None],
+        on_share: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._launcher = launcher
         self._spec = spec
         self._index = index
         self._create = create
         self._on_progress = on_progress
+        self._on_share = on_share
+        self._progress = ""
+        self._watching: LoopingCall | None = None
         self._script: RemoteServiceScript | None = None
         self._cancelled = False
         self._home: Deferred[None] | None = None
@@ -141,8 +147,38 @@ class Instance:
             self._home.callback(None)
 
         started = self._launcher.run(self._start_in_thread)
-        started.addCallbacks(_addresses, self._explain).addErrback(_public).addBoth(arrived)
+        started.addCallbacks(named_addresses, self._explain).addErrback(_public).addBoth(arrived)
         return wanted
+
+    def watch(self, on_lost: Callable[[WSServerError], None]) -> None:
+        """Look after a started instance whose script wants that, until it is stopped.
+
+        ``on_lost`` is told, once, why it runs no more.
+        """
+        script = self._script
+        if script is None or script.watch_period is None:
+            return
+
+        def lost(failure: Failure) -> None:
+            if not self._cancelled:
+                self.log_failed(failure.getTraceback())
+                error = _public(failure).value
+                assert isinstance(error, WSServerError)
+                on_lost(error)
+
+        self._watching = LoopingCall(self._launcher.run, script.check_running)
+        self._watching.clock = self._launcher.clock
+        self._watching.start(script.watch_period, now=False).addErrback(lost)
+
+    def log_failed(self, reason: str) -> None:
+        """Log that the instance failed, with the end of what its programs printed."""
+        _log.warn(
+            "{name} {index}: failed: {reason}\n{output}",
+            name=self._spec.name,
+            index=self._index,
+            reason=reason,
+            output=self._script.output() if self._script is not None else "",
+        )
 
     def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
         """End the instance; the Deferred fires when it has really ended.
@@ -162,6 +198,8 @@ class Instance:
         if self._home is None:
             return
         self._cancel()
+        if self._watching is not None and self._watching.running:
+            self._watching.stop()
         if not self._home.called:
             await self._start_returned(self._home)
         await self._run_stop()
@@ -193,20 +231,24 @@ class Instance:
             raise TypeError(f"create() returned {script!r}, which is no RemoteServiceScript")
         if not hasattr(script, "cancelled"):
             raise TypeError(f"{type(script).__name__}: __init__ must call super().__init__")
-        script.on_progress = self._progress
+        tell = self._launcher.call_from_thread
+        script.on_progress = partial(tell, self._noted)
+        script.on_share = partial(tell, self._on_share)
         self._script = script
         if self._cancelled:
             script.cancelled.set()
         return script.start()
 
-    def _progress(self, text: str) -> None:
-        self._launcher.call_from_thread(self._on_progress, text)
+    def _noted(self, progress: str) -> None:
+        self._progress = progress
+        self._on_progress(progress)
 
     def _too_late(self, wanted: Deferred[Addresses]) -> None:
         self._cancel()
         timeout = self._spec.start_timeout
-        error = StartTimeout(f"{self._spec.name} did not start within {timeout:g} s")
-        self._log_failed(str(error))
+        last = f": {self._progress}" if self._progress else ""
+        error = StartTimeout(f"{self._spec.name} did not start within {timeout:g} s{last}")
+        self.log_failed(str(error))
         wanted.errback(error)
 
     def _cancel(self) -> None:
@@ -217,18 +259,8 @@ class Instance:
     def _explain(self, failure: Failure) -> Failure:
         """Log why a start failed, unless nobody waits for it any more."""
         if not self._cancelled:
-            self._log_failed(failure.getTraceback())
+            self.log_failed(failure.getTraceback())
         return failure
-
-    def _log_failed(self, reason: str) -> None:
-        """Log that a start failed, with the end of what its programs printed."""
-        _log.warn(
-            "{name} {index}: start failed: {reason}\n{output}",
-            name=self._spec.name,
-            index=self._index,
-            reason=reason,
-            output=self._script.output() if self._script is not None else "",
-        )
 
 
 def _public(failure: Failure) -> Failure:
@@ -238,8 +270,12 @@ def _public(failure: Failure) -> Failure:
     return Failure(ServiceFailed("the service could not be started"))
 
 
-def _addresses(reply: object) -> Addresses:
-    """Check what ``start`` returned; a single address gets the default name."""
+def named_addresses(reply: object) -> Addresses:
+    """Check what ``start`` returned; a single address gets the default name.
+
+    Raises:
+        ServiceFailed: it is neither an address nor a mapping of names to some.
+    """
     named: dict[Any, Any] = dict(reply) if isinstance(reply, Mapping) else {DEFAULT_SOCKET: reply}
     sound = all(isinstance(name, str) and _is_address(value) for name, value in named.items())
     if not (named and sound):

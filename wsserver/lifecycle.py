@@ -7,7 +7,7 @@ hangs, the instance still counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from wsserver.errors import IllegalTransition
@@ -69,13 +69,18 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
 }
 
 
+#: How many lines of progress are kept.
+MAX_STEPS = 20
+
+
 @dataclass(frozen=True)
 class Reservation:
     """One instance of a service, promised to whoever holds the token.
 
     ``since`` is monotonic and tells when the present phase began; ``timestamp`` is the
-    wall clock at the reservation, in seconds since the epoch.  ``progress`` is the last
-    line that the script reported.
+    wall clock at the reservation, in seconds since the epoch.  ``steps`` are the lines
+    that the script reported, the last ``MAX_STEPS`` of them; ``credentials`` are for the
+    holder of the token alone.
     """
 
     token: str
@@ -87,7 +92,13 @@ class Reservation:
     phase: Phase = Phase.RESERVED
     ending: Phase | None = None
     reason: str = ""
-    progress: str = ""
+    steps: tuple[str, ...] = ()
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def progress(self) -> str:
+        """The last line that the script reported."""
+        return self.steps[-1] if self.steps else ""
 
     @property
     def live(self) -> bool:
@@ -123,4 +134,4 @@ class Reservation:
 
     def noted(self, progress: str) -> Reservation:
         """Return the reservation with what its script last said."""
-        return replace(self, progress=progress)
+        return replace(self, steps=(*self.steps, progress)[-MAX_STEPS:])

@@ -19,7 +19,8 @@ from twisted.logger import (
 # A name that is written with percent signs may be anything, so its value is hidden, too.
 _SECRETS = re.compile(
     r"""(?ix)
-    ( \b(?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/ | \bbearer[ ] )
+    ( \b(?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/
+    | /wsserver/events/ | \bbearer[ ] )
     [^&\s"'<>)]+"""
 )
 

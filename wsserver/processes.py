@@ -7,6 +7,7 @@ group is gone, so that its number cannot be given to somebody else meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,12 +20,17 @@ import psutil
 
 #: How much of a program's output is kept, in bytes.
 TAIL_SIZE = 16 * 1024
+#: How long the output of a program that has ended is waited for, in seconds.
+LAST_WORDS = 0.2
 #: How often a group that was told to end is looked at, in seconds.
 POLL = 0.02
 
 
 class ProcessGroup:
     """A running program with everything that it starts.
+
+    ``stdin`` is written to its standard input, which then stays open; it must be short.
+    None is /dev/null.
 
     Raises OSError where the program cannot be started.
     """
@@ -34,21 +40,26 @@ class ProcessGroup:
         argv: Sequence[str],
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        stdin: bytes | None = None,
     ) -> None:
         self.name = os.path.basename(argv[0])
         self._process = subprocess.Popen(
             list(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=env,
             cwd=cwd,
             start_new_session=True,
         )
+        if self._process.stdin is not None and stdin:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._process.stdin.fileno(), stdin)
         self._tail = bytearray()
         self._lock = Lock()
         assert self._process.stdout is not None
-        Thread(target=self._keep_tail, args=(self._process.stdout,), daemon=True).start()
+        self._reading = Thread(target=self._keep_tail, args=(self._process.stdout,), daemon=True)
+        self._reading.start()
 
     @property
     def pid(self) -> int:
@@ -71,11 +82,20 @@ class ProcessGroup:
 
     def output(self) -> str:
         """Return the end of what the group has printed."""
+        if self.status() is not None:
+            # Its last words may still be under way; what it left running may go on.
+            self._reading.join(LAST_WORDS)
         with self._lock:
             return self._tail.decode("utf-8", "replace")
 
     def stop(self, timeout: float) -> None:
-        """End the whole group: TERM, then after ``timeout`` seconds KILL.  Blocks."""
+        """End the whole group: TERM, then after ``timeout`` seconds KILL.  Blocks.
+
+        A program with a standard input of its own first gets as long to end with it.
+        """
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+            self._wait_gone(timeout)
         for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
             if self._process.returncode is not None:
                 return

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -34,6 +35,8 @@ class RemoteServiceScript:
 
     #: How long a program may take to end on its own, in seconds.
     patience = 3.0
+    #: How often ``check_running`` is called once the service has started, in seconds.
+    watch_period: float | None = None
 
     def __init__(
         self,
@@ -50,7 +53,9 @@ class RemoteServiceScript:
         #: Set when nobody waits for ``start`` any more; the helpers below then raise.
         self.cancelled = Event()
         #: Where ``progress`` goes; the launcher sets it.
-        self.on_progress: Callable[[str], None] = lambda text: None
+        self.on_progress: Callable[[str], object] = lambda text: None
+        #: Where ``share`` goes; the launcher sets it.
+        self.on_share: Callable[[Mapping[str, str]], object] = lambda credentials: None
 
     @classmethod
     def unavailable(cls, common_options: Mapping[str, Any]) -> str | None:
@@ -77,19 +82,36 @@ class RemoteServiceScript:
             # by value: a start that is still under way may have added one meanwhile
             self._groups.remove(group)
 
+    def check_running(self) -> None:
+        """Raise ServiceFailed, with words for the user, where the service has ended.
+
+        It is called every ``watch_period`` seconds, in a thread.  A service whose
+        connection closes when it ends needs no such watch.
+        """
+
     def progress(self, text: str) -> None:
         """Tell the waiting user, in one line, what is going on."""
         self.on_progress(" ".join(text.split())[:200])
+
+    def share(self, **credentials: str) -> None:
+        """Give the viewer what it needs to get in, such as ``password``; call it in ``start``.
+
+        Only the holder of the token is told; it is neither logged nor shown.
+        """
+        self.on_share(credentials)
 
     def spawn(
         self,
         argv: Sequence[str],
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        stdin: bytes | None = None,
     ) -> ProcessGroup:
         """Start a program in a group of its own; ``stop`` ends it.
 
-        ``env`` is added to the server's own environment.
+        ``env`` is added to the server's own environment.  ``stdin`` is written to the
+        program's standard input, which then stays open until it is stopped; None is
+        /dev/null.
 
         Raises:
             ServiceFailed: the program cannot be started.
@@ -97,7 +119,7 @@ class RemoteServiceScript:
         self._check_wanted()
         inherited = {k: v for k, v in os.environ.items() if k not in _SECRET_VARIABLES}
         try:
-            group = ProcessGroup(argv, {**inherited, **(env or {})}, cwd)
+            group = ProcessGroup(argv, {**inherited, **(env or {})}, cwd, stdin)
         except OSError as error:
             raise ServiceFailed(f"{argv[0]} cannot be started: {error.strerror}") from error
         self._groups.append(group)
@@ -109,23 +131,48 @@ class RemoteServiceScript:
         host: str = "127.0.0.1",
         process: ProcessGroup | None = None,
         timeout: float = 30.0,
+        banner: bytes = b"",
     ) -> Address:
         """Block until something listens on the port; return its address.
+
+        ``banner`` is what it must say first, such as ``b"RFB 003."``.
 
         Raises:
             ServiceFailed: ``process`` ended, ``timeout`` seconds went by, or nobody
                 waits for this start any more.
+        """
+        said = f" and says {banner.decode('ascii', 'replace')!r}" if banner else ""
+        failure = f"nothing listens on port {port}{said}"
+        self.wait_until(partial(_listens, host, port, banner), failure, process, timeout)
+        return host, port
+
+    def wait_until(
+        self,
+        ready: Callable[[], bool],
+        failure: str,
+        process: ProcessGroup | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """Block until ``ready()`` is true; it is asked every 20 ms.
+
+        Raises:
+            ServiceFailed: ``process`` ended; or ``timeout`` seconds went by, with the
+                words of ``failure``; or nobody waits for this start any more.
         """
         deadline = time.monotonic() + timeout
         while True:
             self._check_wanted()
             if process is not None and (status := process.status()) is not None:
                 raise ServiceFailed(f"{process.name} ended at once, with status {status}")
-            if _listens(host, port):
-                return host, port
+            if ready():
+                return
             if time.monotonic() >= deadline:
-                raise ServiceFailed(f"nothing listens on port {port}")
+                raise ServiceFailed(failure)
             self.cancelled.wait(0.02)
+
+    def listens(self, port: int, host: str = "127.0.0.1", banner: bytes = b"") -> bool:
+        """Tell whether something listens on the port now, and says ``banner`` first."""
+        return _listens(host, port, banner)
 
     def free_port(self, host: str = "127.0.0.1") -> int:
         """Return a port that nothing listens on at the moment."""
@@ -143,10 +190,17 @@ class RemoteServiceScript:
             raise ServiceFailed("the start was cancelled")
 
 
-def _listens(host: str, port: int) -> bool:
+def _listens(host: str, port: int, banner: bytes) -> bool:
     try:
         with socket.create_connection((host, port), timeout=1) as probe:
             # A local port that nobody listens on may come to be connected to itself.
-            return bool(probe.getsockname() != probe.getpeername())
+            if probe.getsockname() == probe.getpeername():
+                return False
+            said = b""
+            while banner.startswith(said) and len(said) < len(banner):
+                if not (more := probe.recv(len(banner) - len(said))):
+                    return False
+                said += more
+            return said == banner
     except OSError:
         return False

@@ -21,6 +21,7 @@ from wsserver.api import Api
 from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
 from wsserver.errors import ConfigError, ShuttingDown
+from wsserver.events import Events
 from wsserver.launch import Launcher, ScriptThreads
 from wsserver.offers import Offer, load_offers
 from wsserver.pages import WEB, status_page
@@ -74,8 +75,10 @@ class Server(MultiService):
         )
         stop = stop or self.stopService
         self.api = Api(self.desk, stop, status_page, settings.security_token)
+        self.events = Events(self.desk, reactor)
         root = Root(
             self.api.app.resource(),
+            self.events,
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,
         )
@@ -132,6 +135,7 @@ class Server(MultiService):
             _log.error("not stopped in time: {what}", what=", ".join(names) or "a client")
         for tunnel in list(self.tunnels.tunnels):
             tunnel.transport.abortConnection()
+        self.events.close()
         self._threads.stop()
 
     def _in_time(self, work: Deferred[Any]) -> Deferred[bool]:

@@ -6,7 +6,6 @@ launches the instance for the first of them and has a single way out, ``end``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -103,6 +102,17 @@ class Session:
         """Note that bytes move."""
         self._last_byte = self._clock.seconds()
 
+    def failed(self, error: WSServerError) -> None:
+        """Note that the service does not answer, or broke off: the log tells what it printed.
+
+        Where others still use it, it goes on.
+        """
+        if self._ending:
+            return
+        self._instance.log_failed(str(error))
+        if len(self._seats) <= 1:
+            self.end(Event.FAIL, error)
+
     def end(self, event: Event, error: WSServerError | None = None) -> None:
         """End the session: everybody is dismissed with ``error``, the instance is stopped.
 
@@ -122,6 +132,8 @@ class Session:
 
     def _started(self, addresses: Addresses) -> None:
         self._outcome = addresses
+        if not self._ending:
+            self._instance.watch(partial(self.end, Event.FAIL))
         self._tell()
 
     def _failed(self, failure: Failure) -> None:
@@ -189,8 +201,13 @@ class Sessions(Service):
     def _begin(self, reservation: Reservation) -> Session:
         token = reservation.token
         offer = self._desk.offer(reservation.service)
-        note: Callable[[str], None] = partial(self._desk.note, token)
-        instance = self._launcher.prepare(offer, reservation.index, reservation.options, note)
+        instance = self._launcher.prepare(
+            offer,
+            reservation.index,
+            reservation.options,
+            partial(self._desk.note, token),
+            partial(self._desk.share, token),
+        )
         session = Session(token, offer.spec, instance, self._desk, self._clock)
         self._by_token[token] = session
         session.ended.addCallback(lambda _: self._by_token.pop(token))

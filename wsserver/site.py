@@ -18,8 +18,12 @@ from wsserver.replies import error_body
 #: The largest request body, in bytes; the REST interface needs almost none.
 MAX_BODY = 64 * 1024
 
-#: The viewer under its own name, and the one that clients of the original know.
-VIEWERS = (b"viewer.html", b"vnc_envision.html")
+#: The pages for a session; the viewer also has the name that clients of the original know.
+SESSION_PAGES = {
+    b"viewer.html": "viewer.html",
+    b"vnc_envision.html": "viewer.html",
+    b"terminal.html": "terminal.html",
+}
 
 
 _access = Logger(namespace="wsserver.access")
@@ -35,6 +39,7 @@ class Root(Resource):
     def __init__(
         self,
         api: IResource,
+        events: IResource,
         directory: str | None = None,
         websocket: IResource | None = None,
     ) -> None:
@@ -42,7 +47,9 @@ class Root(Resource):
         self._websocket = websocket
         self._files = Files.below(directory) if directory is not None else None
         self.putChild(b"v1", api)
-        self.putChild(b"wsserver", Files.below(WEB))
+        assets = Files.below(WEB)
+        assets.putChild(b"events", events)
+        self.putChild(b"wsserver", assets)
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Return the resource that answers."""
@@ -56,8 +63,8 @@ class Root(Resource):
             return child
         if _reserved(path):
             return _not_here()
-        if path in VIEWERS and not self._has(path):
-            return Page("viewer.html")
+        if path in SESSION_PAGES and not self._has(path):
+            return Page(SESSION_PAGES[path])
         if self._files is not None:
             found: IResource = self._files.getChildWithDefault(path, request)
             return found

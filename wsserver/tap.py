@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
@@ -19,8 +20,10 @@ from twisted.python.components import Componentized
 from wsserver.config import Settings, load_settings, make_settings, service_file_schema
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
+from wsserver.offers import Offer
 from wsserver.server import Server, check_directory, offers_of
 from wsserver.tls import context_factory
+from wsserver.tryout import try_service
 
 _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
 
@@ -71,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-v", "--verbose", action="count", help="log requests; twice: log everything")
     add("--settings", metavar="FILE", help="TOML file with any of these options")
     add("--check", action="store_true", help="check service file, scripts and settings, then exit")
+    add("--try", dest="try_service", metavar="SERVICE[?option=value&...]",
+        help="start and stop one instance, tell each step and what is left, then exit")  # fmt: skip
     add("--schema", action="store_true", help="print the JSON Schema of the service file")
     return parser
 
@@ -91,10 +96,13 @@ class Options(usage.Options):
         if given.pop("schema", False):
             raise _printed(json.dumps(service_file_schema(), indent=2))
         check = given.pop("check", False)
+        tried = given.pop("try_service", None)
         try:
             self.settings = _merged(given)
             if check:
                 raise _printed(_checked(self.settings))
+            if tried is not None:
+                raise SystemExit(0 if _tried(tried, offers_of(self.settings)) else 1)
         except ConfigError as error:
             raise SystemExit(str(error)) from None
 
@@ -194,6 +202,14 @@ def _checked(settings: Settings) -> str:
         for name, offer in offers_of(settings).items()
     ]
     return "\n".join([*lines, "no problems found"])
+
+
+def _tried(wanted: str, offers: Mapping[str, Offer]) -> bool:
+    """Try a service, written as in the URL of a reservation but for the percent signs."""
+    name, _, query = (wanted, "", "") if wanted in offers else wanted.rpartition("?")
+    if name not in offers:
+        raise usage.UsageError(f"--try: no service is called {wanted!r}, but {', '.join(offers)}")
+    return try_service(offers[name], dict(parse_qsl(query, keep_blank_values=True)))
 
 
 def _printed(text: str) -> SystemExit:

@@ -61,6 +61,9 @@ class Session(Protocol):
     def touch(self) -> None:
         """Note that bytes move."""
 
+    def failed(self, error: WSServerError) -> None:
+        """Note that the service does not answer, or broke off."""
+
     def leave(self, seat: Any) -> None:
         """Take part no more."""
 
@@ -179,7 +182,7 @@ class Tunnel(WebSocketServerProtocol):
         if not isinstance(error, WSServerError):
             _log.failure("a tunnel could not be opened", failure=failure)
             error = WSServerError("internal error")
-        self.dismiss(error)
+        self._fail(error)
 
     # -- browser to service
 
@@ -230,7 +233,7 @@ class Tunnel(WebSocketServerProtocol):
         if reason.check(ConnectionDone):
             self.service_finished()
         else:
-            self.dismiss(ConnectFailed("the service broke the connection"))
+            self._fail(ConnectFailed("the service broke the connection"))
         self._end()
 
     # -- the way out
@@ -238,6 +241,11 @@ class Tunnel(WebSocketServerProtocol):
     def dismiss(self, error: WSServerError) -> None:
         """Close the websocket with the code and words of ``error``."""
         self._close(error.close_code, str(error))
+
+    def _fail(self, error: WSServerError) -> None:
+        if isinstance(error, ConnectFailed) and self._session is not None:
+            self._session.failed(error)
+        self.dismiss(error)
 
     def sendCloseFrame(
         self,

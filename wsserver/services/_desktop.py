@@ -20,7 +20,7 @@ from wsserver import RemoteServiceScript, ServiceFailed
 #: How many displays above the wanted one are tried.
 TRIES = 20
 
-_WINDOW_MANAGERS = ("openbox", "xfwm4", "fluxbox", "icewm", "twm")
+WINDOW_MANAGERS = ("openbox", "xfwm4", "fluxbox", "icewm", "twm")
 _SIZE = re.compile(r"[1-9]\d{1,4}x[1-9]\d{1,4}", re.ASCII)
 
 _lock = Lock()
@@ -127,7 +127,7 @@ class Desktop(RemoteServiceScript):
         chosen = self._common_options.get("window_manager")
         if chosen is not None:
             return words(chosen)
-        return [name for name in _WINDOW_MANAGERS if shutil.which(name)][:1]
+        return [name for name in WINDOW_MANAGERS if shutil.which(name)][:1]
 
     def _startup(self) -> list[str]:
         chosen = self._common_options.get("startup")

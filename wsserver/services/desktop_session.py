@@ -2,20 +2,19 @@
 
 Common options, all optional: ``sizes`` (choices of the reserve option
 ``session_size``), ``display_base`` (1; the instance's index is added),
-``window_manager`` and ``startup`` (commands), ``password`` (none: Xvnc listens on
-loopback only; else the viewer asks for it), ``depth`` (24), ``xvnc`` (the program),
+``window_manager`` and ``startup`` (commands), ``password`` (true: a random one-time
+password, which the viewer learns with the token; a text: the viewer asks for it; none:
+every user of this host who finds the port gets in), ``depth`` (24), ``xvnc`` (the program),
 ``extra`` (further arguments of Xvnc).
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from wsserver import ServiceFailed
-from wsserver.services import _desktop
+from wsserver.services import _desktop, _password
 
 
 class DesktopSession(_desktop.Desktop):
@@ -23,9 +22,9 @@ class DesktopSession(_desktop.Desktop):
 
     @classmethod
     def unavailable(cls, common_options: Mapping[str, Any]) -> str | None:
-        """Tell whether Xvnc is missing; raise ValueError for a password that is no text."""
-        if not isinstance(common_options.get("password", ""), str | None):
-            raise ValueError("password must be a string")
+        """Tell whether Xvnc is missing; raise ValueError for a password that is none."""
+        if not isinstance(common_options.get("password", ""), str | bool | None):
+            raise ValueError("password must be true, or a string")
         program = str(common_options.get("xvnc", "Xvnc"))
         return None if shutil.which(program) else f"{program} is not installed"
 
@@ -52,16 +51,10 @@ class DesktopSession(_desktop.Desktop):
         password = self._common_options.get("password")
         if not password:
             return ["-SecurityTypes", "None"]
+        if password is True:
+            password = _password.new_password()
+            self.share(password=password)
         file = self.private_file("password")
         file.touch(0o600)
-        file.write_bytes(_obscured(password))
+        file.write_bytes(_password.obscured(password))
         return ["-SecurityTypes", "VncAuth", "-PasswordFile", str(file)]
-
-
-def _obscured(password: str) -> bytes:
-    """Return what Xvnc reads from a password file."""
-    program = shutil.which("vncpasswd") or shutil.which("tigervncpasswd")
-    if program is None:
-        raise ServiceFailed("vncpasswd is not installed, so there can be no password")
-    done = subprocess.run([program, "-f"], input=password.encode(), capture_output=True, check=True)
-    return done.stdout

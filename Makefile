@@ -5,7 +5,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# What the pages need: brought in, never committed.
 NOVNC  := @novnc/novnc@1.7.0
+XTERM  := @xterm/xterm@6.0.0 @xterm/addon-fit@0.11.0
 STAMPS := build/stamps
 # Of the editable kinds only this one puts the folder on the path, where twistd finds the plugin.
 EDIT   := install -q --config-settings editable_mode=compat -e
@@ -23,7 +25,7 @@ run: setup
 	@echo "Open http://localhost:9090/ in a browser; Ctrl-C stops the server."
 	@$(BIN)/twistd -n --pidfile= wsserver -c etc/services.json $(ARGS)
 
-setup: $(STAMPS)/package $(STAMPS)/novnc
+setup: $(STAMPS)/package $(STAMPS)/novnc $(STAMPS)/xterm
 
 test: $(STAMPS)/test setup
 	tools/system-packages $(TEST_PROGRAMS)
@@ -54,7 +56,7 @@ wheel: $(STAMPS)/test setup
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/wheel .
 
 clean:
-	rm -rf build $(VENV) wsserver/web/novnc tests/integration/node_modules *.egg-info
+	rm -rf build $(VENV) wsserver/web/novnc wsserver/web/xterm tests/integration/node_modules *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -73,4 +75,11 @@ $(STAMPS)/novnc:
 	npm install --silent --no-audit --no-fund --no-save --prefix build/npm $(NOVNC)
 	rm -rf wsserver/web/novnc && mkdir -p wsserver/web/novnc
 	cd build/npm/node_modules/@novnc/novnc && cp -R core vendor LICENSE.txt "$(CURDIR)/wsserver/web/novnc/"
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/xterm:
+	npm install --silent --no-audit --no-fund --no-save --prefix build/npm_xterm $(XTERM)
+	rm -rf wsserver/web/xterm && mkdir -p wsserver/web/xterm
+	cd build/npm_xterm/node_modules/@xterm && cp xterm/lib/xterm.mjs xterm/css/xterm.css \
+		xterm/LICENSE addon-fit/lib/addon-fit.mjs "$(CURDIR)/wsserver/web/xterm/"
 	@mkdir -p $(@D) && touch $@

@@ -268,3 +268,34 @@ class ServiceTests(TapCase):
         with self.assertRaises(SystemExit) as caught:
             makeService(self.options(f"--http_port 0 --log_file {self.folder}/no/log"))
         self.assertIn("no/log: No such file", str(caught.exception))
+
+
+class TryTests(TapCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.tried: list[tuple[str, dict[str, str]]] = []
+
+        def fake(offer: Any, options: dict[str, str]) -> bool:
+            self.tried.append((offer.spec.name, options))
+            return "bad" not in options
+
+        self.patch(tap, "try_service", fake)
+        entry = {"script": "demo_session.py", "count": 1, "options": {}}
+        self.services = self.file("s.json", json.dumps({"Demo": entry, "What?": entry}))
+
+    def test_names(self) -> None:
+        """A service is named as in the URL of a reservation, with or without options."""
+        for wanted, name, options in (
+            ("Demo", "Demo", {}),
+            ("Demo?a=1&b=", "Demo", {"a": "1", "b": ""}),
+            ("What?", "What?", {}),
+            ("What??a=1", "What?", {"a": "1"}),
+        ):
+            self.assertEqual(self.exit(f"-c {self.services} --try {wanted}"), 0)
+            self.assertEqual(self.tried.pop(), (name, options))
+
+    def test_status(self) -> None:
+        """Problems are the exit status 1; an unknown service is a mistake of usage."""
+        self.assertEqual(self.exit(f"-c {self.services} --try Demo?bad=1"), 1)
+        with self.assertRaisesRegex(usage.UsageError, "no service is called 'X', but Demo, What"):
+            self.parse(f"-c {self.services} --try X")

@@ -10,11 +10,12 @@ from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 
+from constantly import NamedConstant
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -172,11 +173,19 @@ class Instance:
 
     def log_failed(self, reason: str) -> None:
         """Log that the instance failed, with the end of what its programs printed."""
-        _log.warn(
-            "{name} {index}: failed: {reason}\n{output}",
+        self._log_output(LogLevel.warn, f"failed: {reason}")
+
+    def log_ended(self) -> None:
+        """Log that the service has ended by itself, with the end of what it printed."""
+        self._log_output(LogLevel.info, "the service has ended")
+
+    def _log_output(self, level: NamedConstant, what: str) -> None:
+        _log.emit(
+            level,
+            "{name} {index}: {what}\n{output}",
             name=self._spec.name,
             index=self._index,
-            reason=reason,
+            what=what,
             output=self._script.output() if self._script is not None else "",
         )
 

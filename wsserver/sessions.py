@@ -113,6 +113,11 @@ class Session:
         if len(self._seats) <= 1:
             self.end(Event.FAIL, error)
 
+    def finished(self) -> None:
+        """Note that the service has sent its last byte; the log tells what it printed."""
+        if not self._ending:
+            self._instance.log_ended()
+
     def end(self, event: Event, error: WSServerError | None = None) -> None:
         """End the session: everybody is dismissed with ``error``, the instance is stopped.
 

@@ -64,6 +64,9 @@ class Session(Protocol):
     def failed(self, error: WSServerError) -> None:
         """Note that the service does not answer, or broke off."""
 
+    def finished(self) -> None:
+        """Note that the service has sent its last byte."""
+
     def leave(self, seat: Any) -> None:
         """Take part no more."""
 
@@ -220,6 +223,8 @@ class Tunnel(WebSocketServerProtocol):
 
     def service_finished(self) -> None:
         """The service has sent its last byte: an orderly end."""
+        if self._session is not None and self.state == self.STATE_OPEN:
+            self._session.finished()
         self._close(1000, "the service has ended")
 
     def service_lost(self, reason: Failure) -> None:

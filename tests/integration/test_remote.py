@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import urllib.request
@@ -47,16 +48,16 @@ class RemoteTests(SynchronousTestCase):
         peer = connect(f"{server.ws}?token={server.reserve(NAME)}", open_timeout=20)
         self.addCleanup(peer.close)
         self.assertEqual(peer.recv(timeout=30), b"RFB 003.008\n")
+        peer.send(b"RFB 003.008\n")
+        self.assertEqual(peer.recv(timeout=10), b"\1\1")
         return peer
 
     def closed(self, peer: ClientConnection) -> tuple[int, str]:
         """Return code and reason of the end of a websocket."""
-        try:
+        with contextlib.suppress(ConnectionClosed):
             while True:
                 peer.recv(timeout=30)
-        except ConnectionClosed as end:
-            assert end.rcvd is not None
-            return end.rcvd.code, end.rcvd.reason
+        return peer.close_code or 0, peer.close_reason or ""
 
     def there(self) -> list[psutil.Process]:
         """Return what runs on the host for its clients."""
@@ -70,7 +71,8 @@ class RemoteTests(SynchronousTestCase):
         until(lambda: not server.instances(NAME))
         until(lambda: not self.there())
         self.assertEqual(server.children(), [])
-        self.assertEqual(folders(), self.before)
+        # What has lost its parent ends a little later.
+        until(lambda: not folders() - self.before)
 
     def test_session(self) -> None:
         """A virtual screen of the host is shared, with its programs, until the browser leaves."""
@@ -176,12 +178,12 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(len(self.sshd.connections()), many)
         one.close()
         until(lambda: len(server.instances(NAME)) == 1)
-        two.send(b"RFB 003.008\n")
-        self.assertEqual(two.recv(timeout=10), b"\1\1")
+        two.send(b"\1")
+        self.assertEqual(two.recv(timeout=10)[:4], bytes(4))
         two.close()
         until(lambda: not server.instances(NAME))
         until(lambda: not {"Xvfb", "x11vnc"} & {process.name() for process in self.there()})
-        self.assertEqual(folders(), self.before)
+        until(lambda: not folders() - self.before)
 
     def test_screen_of_its_own(self) -> None:
         """Any other X server is started and ended by commands."""
@@ -193,7 +195,7 @@ class RemoteTests(SynchronousTestCase):
         )
         self.open(server)
         peer = self.open(server)
-        self.assertIn(":176", " ".join(sum((p.cmdline() for p in self.there()), [])))
+        self.assertIn(":176", [word for p in self.there() for word in p.cmdline()])
         peer.close()
         until(mark.exists)
         until(lambda: len(server.instances(NAME)) == 1)

@@ -33,12 +33,12 @@ LEAKY = """
 import pathlib, subprocess, sys, tempfile
 from wsserver import RemoteServiceScript
 
-SERVER = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(99)"
+SERVER = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1])))"
 
 class Leaky(RemoteServiceScript):
     def start(self):
         port = self.free_port()
-        program = [sys.executable, "-c", SERVER, str(port)]
+        program = [sys.executable, "-c", SERVER + "; time.sleep(99)", str(port)]
         subprocess.Popen(program, start_new_session=True)
         pathlib.Path(tempfile.gettempdir(), "forgotten.txt").touch()
         return self.wait_for_port(port)

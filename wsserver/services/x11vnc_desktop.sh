@@ -85,11 +85,11 @@ elif [ -n "$start_command" ]; then
 fi
 
 say "starting x11vnc"
-set -- -display ":${display#:}" -forever -shared -quiet -noxrecord -noipv6 -no6
+set -- -display ":${display#:}" -forever -shared -quiet -noxrecord -noipv6 -no6 -rfbportv6 0
 [ -z "$auth" ] || set -- "$@" -auth "$auth"
 if [ "$password" = yes ]; then set -- "$@" -rfbauth "$folder/password"; else set -- "$@" -nopw; fi
 if [ -z "$port" ]; then
-    set -- "$@" -unixsock "$folder/vnc" -rfbport 0 -localhost
+    set -- "$@" -unixsock "$folder/vnc" -rfbport 0
 elif [ "$public" = yes ]; then
     set -- "$@" -rfbport "$port"
 else

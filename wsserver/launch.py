@@ -10,12 +10,11 @@ from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 
-from constantly import NamedConstant
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -173,21 +172,15 @@ class Instance:
 
     def log_failed(self, reason: str) -> None:
         """Log that the instance failed, with the end of what its programs printed."""
-        self._log_output(LogLevel.warn, f"failed: {reason}")
+        _log.warn("{who}: failed: {reason}\n{output}", reason=reason, **self._for_log())
 
     def log_ended(self) -> None:
         """Log that the service has ended by itself, with the end of what it printed."""
-        self._log_output(LogLevel.info, "the service has ended")
+        _log.info("{who}: the service has ended\n{output}", **self._for_log())
 
-    def _log_output(self, level: NamedConstant, what: str) -> None:
-        _log.emit(
-            level,
-            "{name} {index}: {what}\n{output}",
-            name=self._spec.name,
-            index=self._index,
-            what=what,
-            output=self._script.output() if self._script is not None else "",
-        )
+    def _for_log(self) -> dict[str, str]:
+        output = self._script.output() if self._script is not None else ""
+        return {"who": f"{self._spec.name} {self._index}", "output": output}
 
     def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
         """End the instance; the Deferred fires when it has really ended.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -117,13 +118,37 @@ class RemoteServiceScript:
             ServiceFailed: the program cannot be started.
         """
         self._check_wanted()
-        inherited = {k: v for k, v in os.environ.items() if k not in _SECRET_VARIABLES}
         try:
-            group = ProcessGroup(argv, {**inherited, **(env or {})}, cwd, stdin)
+            group = ProcessGroup(argv, {**_environment(), **(env or {})}, cwd, stdin)
         except OSError as error:
             raise ServiceFailed(f"{argv[0]} cannot be started: {error.strerror}") from error
         self._groups.append(group)
         return group
+
+    def run(self, argv: Sequence[str], timeout: float = 30.0) -> str:
+        """Run a short program to its end, in ``stop`` too; return what it printed.
+
+        Raises:
+            ServiceFailed: it cannot be started, or did not end well within ``timeout``
+                seconds; with the last line that it complained of.
+        """
+        try:
+            done = subprocess.run(
+                argv,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+        except OSError as error:
+            raise ServiceFailed(f"{argv[0]} cannot be started: {error.strerror}") from error
+        except subprocess.TimeoutExpired as error:
+            raise ServiceFailed(f"{argv[0]} did not end within {timeout:g} s") from error
+        if done.returncode != 0:
+            complaint = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise ServiceFailed(f"{argv[0]}: {complaint or f'status {done.returncode}'}")
+        return done.stdout.decode("utf-8", "replace")
 
     def wait_for_port(
         self,
@@ -188,6 +213,10 @@ class RemoteServiceScript:
     def _check_wanted(self) -> None:
         if self.cancelled.is_set():
             raise ServiceFailed("the start was cancelled")
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in _SECRET_VARIABLES}
 
 
 def _listens(host: str, port: int, banner: bytes) -> bool:

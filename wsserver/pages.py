@@ -31,6 +31,9 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+#: xterm.js makes style sheets of its own.
+_INLINE_STYLES = "; style-src 'self' 'unsafe-inline'"
+
 _TYPES = {
     **File.contentTypes,
     ".js": "text/javascript",
@@ -50,10 +53,13 @@ class Page(Resource):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._path = WEB / name
+        self._styles = _INLINE_STYLES if name == "terminal.html" else ""
 
     def render_GET(self, request: Request) -> bytes:
         """Return the page."""
         page_headers(request)
+        policy = PAGE_HEADERS["Content-Security-Policy"] + self._styles
+        request.setHeader("Content-Security-Policy", policy)
         return self._path.read_bytes()
 
 

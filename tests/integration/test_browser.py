@@ -83,6 +83,8 @@ class DesktopTests(BrowserCase):
         self.wait_steady(page)
         before = self.picture(page)
         page.locator("#screen canvas").click(position={"x": 240, "y": 160})
+        # The window manager gives the focus a little after the click.
+        self.wait_steady(page)
         page.keyboard.type("uptime; echo hello from the browser | tee typed\n")
         typed = home / "typed"
         until(lambda: typed.exists() and typed.read_text() == "hello from the browser\n")

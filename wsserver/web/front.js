@@ -71,7 +71,7 @@ function create(name) {
   const find = (selector) => root.querySelector(selector);
   const card = {
     name, root, button: find(".open"), select: find("select"), label: find("label"),
-    text: find(".free-text"), slots: find(".slots"), note: find(".note"), error: find(".error"),
+    text: find(".free-text"), slots: find(".slots"), note: find(".note"), options: find(".options"), described: "", error: find(".error"),
     usable: false, busy: false, sizes: "",
   };
   const id = `service-${cards.size}`;
@@ -88,6 +88,7 @@ function create(name) {
 }
 
 function update(card, service) {
+  card.page = service.page || "viewer.html";
   card.usable = service.available && service.free > 0;
   say(card.text, `${service.free} of ${service.count} free`);
   const squares = service.count <= MAX_SQUARES ? service.count : 0;
@@ -105,7 +106,62 @@ function update(card, service) {
     if (sizes.includes(chosen)) card.select.value = chosen;
     card.label.hidden = sizes.length === 0;
   }
+  describe(card, service.reserve_options || []);
   enable(card);
+}
+
+/* the options of a reservation, as a form */
+
+function field(option) {
+  if (option.choices) {
+    const select = document.createElement("select");
+    select.append(...option.choices.map((choice) => new Option(choice, choice)));
+    return select;
+  }
+  const input = document.createElement("input");
+  input.autocomplete = "off";
+  if (option.type === "boolean") input.type = "checkbox";
+  if (option.type === "integer" || option.type === "number") {
+    input.type = "number";
+    if (option.type === "number") input.step = "any";
+    if (option.minimum !== null) input.min = option.minimum;
+    if (option.maximum !== null) input.max = option.maximum;
+  }
+  return input;
+}
+
+function labelled(option) {
+  const input = field(option);
+  const label = document.createElement("label");
+  input.name = option.name;
+  input.required = option.required && option.type !== "boolean";
+  if (input.type === "checkbox") {
+    input.checked = option.default === "true";
+    label.className = "tick";
+    label.append(input, option.title || option.name);
+  } else {
+    if (option.default !== null) input.value = option.default;
+    label.append(`${option.title || option.name}${input.required ? " (required)" : ""}`, input);
+  }
+  return label;
+}
+
+// What was filled in stays while the description does.
+function describe(card, options) {
+  const described = JSON.stringify(options);
+  if (card.described === described) return;
+  card.described = described;
+  card.options.replaceChildren(...options.map(labelled));
+}
+
+function chosen(card) {
+  const values = new URLSearchParams();
+  if (!card.label.hidden) values.set("session_size", card.select.value);
+  for (const input of card.options.querySelectorAll("input, select")) {
+    if (input.type === "checkbox") values.set(input.name, String(input.checked));
+    else if (input.value !== "" || input.required) values.set(input.name, input.value);
+  }
+  return values.size ? `?${values}` : "";
 }
 
 function show(services) {
@@ -146,12 +202,12 @@ async function refresh() {
 
 async function open(card) {
   if (card.busy || !card.usable) return;
+  for (const input of card.options.querySelectorAll("input, select")) if (!input.reportValidity()) return;
   card.busy = true;
   say(card.error, "");
   enable(card);
   try {
-    const size = card.label.hidden ? "" : `?session_size=${encodeURIComponent(card.select.value)}`;
-    const answer = await call(`/v1/reserve/${encodeURIComponent(card.name)}${size}`, { method: "POST" });
+    const answer = await call(`/v1/reserve/${encodeURIComponent(card.name)}${chosen(card)}`, { method: "POST" });
     if (answer.status === 401) { card.busy = false; enable(card); return ask(); }
     const body = await answer.json().catch(() => ({}));
     if (answer.status !== 200 || !body.token) {
@@ -162,7 +218,7 @@ async function open(card) {
       query.set("host", location.hostname);
       query.set("port", body.websocket_port);
     }
-    location.assign(`/viewer.html?${query}`);
+    location.assign(`/${card.page}?${query}`);
   } catch (error) {
     card.busy = false;
     enable(card);

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from wsserver.config import ServiceSpec
 from wsserver.desk import Desk
+from wsserver.errors import WSServerError
 from wsserver.offers import Offer, Script
 from wsserver.scripts import RemoteServiceScript
 from wsserver.store import MemoryStore
@@ -150,11 +151,15 @@ class FakeInstance:
         index: int,
         options: Mapping[str, str],
         on_progress: Callable[[str], None],
+        on_share: Callable[[Mapping[str, str]], None],
     ) -> None:
         self.offer = offer
         self.index = index
         self.options = options
         self.say = on_progress
+        self.share = on_share
+        self.lose: Callable[[WSServerError], None] | None = None
+        self.logged: list[str] = []
         self.starts = 0
         self.stops = 0
         self.starting: Deferred[Any] = Deferred()
@@ -165,6 +170,18 @@ class FakeInstance:
         """Begin to start; `starting` is fired by hand."""
         self.starts += 1
         return self.starting
+
+    def watch(self, on_lost: Callable[[WSServerError], None]) -> None:
+        """Be watched; `lose` tells that the service has gone."""
+        self.lose = on_lost
+
+    def log_failed(self, reason: str) -> None:
+        """Note why the log says that it failed."""
+        self.logged.append(reason)
+
+    def log_ended(self) -> None:
+        """Note that the log says that it ended by itself."""
+        self.logged.append("ended")
 
     def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
         """Begin to stop; `stopping` is fired by hand, and `hang` tells that it hangs."""

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
 
 from tests.fakes import WALL, FakeScript, make_desk, make_offer
 from tests.wires import DONE, Reply, Wire, ask, ask_raw
@@ -23,19 +24,20 @@ def pick(common_options: Any, options: Any) -> None:
 
 class ApiCase(TestCase):
     secret: str | None = None
+    picky = {"page": "terminal.html"}
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.desk = make_desk(
             self.clock,
             make_offer("Demo one", options={"sizes": ["1x1"], "file_ext": [".CASE", "stl"]}),
-            make_offer("Picky", script=Script(FakeScript, check=pick)),
+            make_offer("Picky", script=Script(FakeScript, check=pick), options=self.picky),
             make_offer("Members", options={"group": "staff"}),
             make_offer("Broken", unavailable="no Xvnc"),
         )
         self.stops: list[str] = []
         self.api = Api(self.desk, self.stop, lambda request, desk: b"<table>", self.secret)
-        self.site = HTTPSite(Root(self.api.app.resource()))
+        self.site = HTTPSite(Root(self.api.app.resource(), Resource()))
 
     def stop(self) -> None:
         self.stops.append("stop")
@@ -144,11 +146,26 @@ class OpenApiTests(ApiCase):
                 "available": True,
                 "reason": None,
                 "sizes": ["1x1"],
+                "page": "viewer.html",
+                "reserve_options": [],
                 "retry_in": 300,
             },
         )
-        self.assertEqual(picky["name"], "Picky")
+        self.assertEqual((picky["name"], picky["page"]), ("Picky", "terminal.html"))
         self.assertEqual((broken["available"], broken["reason"]), (False, "no Xvnc"))
+
+    async def test_reserve_options(self) -> None:
+        """The options of a reservation are described, checked, and filled in."""
+        rules = {"nodes": {"type": "integer", "default": 2}}
+        self.desk = make_desk(self.clock, make_offer(options={"reserve_options": rules}))
+        api = Api(self.desk, self.stop, lambda request, desk: b"", self.secret)
+        self.site = HTTPSite(Root(api.app.resource(), Resource()))
+        (service,) = (await self.get("/v1/services")).json
+        (described,) = service["reserve_options"]
+        self.assertEqual((described["name"], described["default"]), ("nodes", "2"))
+        await self.assert_refused("/v1/reserve/Demo?nodes=many", 400, "BadRequest")
+        await self.get("/v1/reserve/Demo")
+        self.assertEqual(self.desk.live()[0].options, {"nodes": "2"})
 
     async def test_file_ext(self) -> None:
         """A file extension chooses services, without case, with or without a dot."""
@@ -161,6 +178,7 @@ class OpenApiTests(ApiCase):
         await self.get("/v1/reserve/Picky?a=b")
         self.desk.claim("token-1")
         self.desk.note("token-1", "queued")
+        self.desk.share("token-1", {"password": "canary"})
         status = (await self.get("/v1/status")).json
         self.assertEqual([s["name"] for s in status], list(self.desk.offers))
         self.assertEqual(
@@ -168,7 +186,7 @@ class OpenApiTests(ApiCase):
             {
                 "name": "Picky",
                 "count": 2,
-                "common_options": {},
+                "common_options": self.picky,
                 "instances": [
                     {
                         "index": 0,
@@ -177,6 +195,7 @@ class OpenApiTests(ApiCase):
                         "options": {"a": "b"},
                         "state": "starting",
                         "progress": "queued",
+                        "steps": ["queued"],
                     }
                 ],
             },

@@ -208,8 +208,26 @@ class WrongEntryTests(ConfigTestCase):
             ("sizes", {"a": 1}, rule),
             ("group", 1, "must be a string or a list of strings"),
             ("group", ["a", None], "must be a string or a list of strings"),
+            ("page", "/etc/passwd", "must be the path of a page"),
+            ("page", 1, "must be the path of a page"),
+            ("reserve_options", [], "must be an object"),
         ):
             self.assert_problem({"S": entry(options={key: value})}, f"$.S.options.{key}: {words}")
+
+    def test_reserve_options(self) -> None:
+        """The description of the options of a reservation is checked to the last key."""
+        rules = {
+            "a b": {"type": "text"},
+            "n": {"type": "integer", "maximum": 1, "default": 2},
+            "p": {"pattern": "("},
+            "good": {"choices": ["x"], "default": "x"},
+        }
+        self.assert_problem(
+            {"S": entry(options={"reserve_options": rules})},
+            '$.S.options.reserve_options["a b"].type: ',
+            "$.S.options.reserve_options.n: ",
+            "$.S.options.reserve_options.p.pattern: ",
+        )
 
     def test_long_value(self) -> None:
         """A problem quotes the beginning of a long value only."""

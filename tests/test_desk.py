@@ -153,10 +153,34 @@ class LifeTests(DeskTestCase):
         self.desk.note(token, "too early")
         self.desk.claim(token)
         self.desk.note(token, "warming up")
+        self.desk.note(token, "warming up")
         self.desk.report(token, Event.STARTED)
         self.desk.note(token, "too late")
         (reservation,) = self.desk.live()
         self.assertEqual((reservation.progress, len(self.changes)), ("warming up", 4))
+
+    def test_share(self) -> None:
+        """Credentials are kept from the start on, and neither logged nor shown."""
+        token = self.desk.reserve("Demo", {}).token
+        with capturedLogs() as events:
+            self.desk.share(token, {"password": "too early"})
+            self.desk.claim(token)
+            self.desk.share(token, {"password": "canary"})
+            self.desk.report(token, Event.STARTED)
+            self.desk.share(token, {"password": "too late"})
+            self.desk.share("no such token", {"password": "canary"})
+        reservation = self.desk.find(token)
+        self.assertEqual(reservation.credentials, {"password": "canary"})
+        self.assertNotIn("canary", repr(reservation) + repr(events))
+
+    def test_options(self) -> None:
+        """Options that the service file describes are checked, and their defaults filled in."""
+        rules = {"nodes": {"type": "integer", "minimum": 1, "default": 2}}
+        desk = make_desk(self.clock, make_offer(options={"reserve_options": rules}))
+        self.assertEqual(desk.reserve("Demo", {}).options, {"nodes": "2"})
+        self.assertEqual(desk.reserve("Demo", {"nodes": "5"}).options, {"nodes": "5"})
+        for wrong in ({"nodes": "0"}, {"colour": "red"}):
+            self.assertRaises(BadRequest, desk.reserve, "Demo", wrong)
 
     def test_log(self) -> None:
         """The log tells what happens, and never a token."""

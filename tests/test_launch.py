@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.fakes import ADDRESS, FakeScript, Threads, Workshop, make_offer, wait_until
-from wsserver.errors import BadRequest, ServiceFailed, StartTimeout
+from wsserver.errors import BadRequest, ServiceFailed, StartTimeout, WSServerError
 from wsserver.launch import DEFAULT_SOCKET, MAX_THREADS, Instance, Launcher, ScriptThreads
 from wsserver.offers import Script
 
@@ -55,6 +55,7 @@ class LaunchTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.threads = Threads()
         self.said: list[str] = []
+        self.shared: list[Any] = []
         self.hangs: list[float] = []
 
     def instance(self, workshop: Workshop | None = None, create: Any = None) -> Instance:
@@ -63,7 +64,7 @@ class LaunchTestCase(SynchronousTestCase):
         launcher = Launcher(self.clock, self.threads.run, self.threads.call_from_thread)
         script = Script(create or self.workshop.create)
         offer = make_offer(script=script, options={"a": 1}, start_timeout=30.0, stop_timeout=10.0)
-        return launcher.prepare(offer, 1, {"b": "2"}, self.said.append)
+        return launcher.prepare(offer, 1, {"b": "2"}, self.said.append, self.shared.append)
 
     def stop(self, instance: Instance) -> Deferred[None]:
         return instance.stop(lambda: self.hangs.append(self.clock.seconds()))
@@ -126,7 +127,7 @@ class FailedStartTests(LaunchTestCase):
         """An exception is not told to the user; the log has it, with what was printed."""
         message, log = self.failed_start(Workshop(reply=KeyError(SECRET), printed="the tail"))
         self.assertEqual(message, "the service could not be started")
-        for words in ("Demo 1: start failed", "Traceback", "KeyError", SECRET, "the tail"):
+        for words in ("Demo 1: failed", "Traceback", "KeyError", SECRET, "the tail"):
             self.assertIn(words, log)
 
     def test_exiting(self) -> None:
@@ -215,7 +216,7 @@ class TimeoutTests(LaunchTestCase):
         with capturedLogs() as events:
             self.clock.advance(30)
         (line,) = map(formatEvent, events)
-        self.assertEqual(line, "Demo 1: start failed: Demo did not start within 30 s\nthe tail")
+        self.assertEqual(line, "Demo 1: failed: Demo did not start within 30 s\nthe tail")
 
     def test_late_result(self) -> None:
         """A start that comes home too late is stopped, never adopted."""
@@ -414,7 +415,7 @@ class ScriptThreadsTests(TestCase):
             said.append((text, threading.current_thread() is here))
 
         launcher = Launcher.with_threads(reactor, self.pool(1))
-        instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note)
+        instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note, note)
 
         async def launch() -> None:
             self.assertEqual(await instance.start(), {DEFAULT_SOCKET: ADDRESS})
@@ -437,3 +438,108 @@ class ScriptThreadsTests(TestCase):
         wait_until(lambda: pool.working)
         pool.stop()
         self.assertEqual(len(pool.working), 1)
+
+
+class WatchTests(LaunchTestCase):
+    """A script may look after its service once that has started."""
+
+    def watched(self, period: float | None = 5.0) -> tuple[Instance, list[WSServerError]]:
+        """Start an instance and watch it; return it and what becomes lost."""
+        self.outcome: Exception | None = None
+        look = self.look
+        instance = self.instance(
+            Workshop(watch_period=period, printed="the tail", check_running=look)
+        )
+        d = instance.start()
+        self.threads.finish()
+        self.successResultOf(d)
+        lost: list[WSServerError] = []
+        instance.watch(lost.append)
+        return instance, lost
+
+    def look(self) -> None:
+        if self.outcome is not None:
+            raise self.outcome
+
+    def test_no_watch(self) -> None:
+        """A script that wants no watch is left alone."""
+        self.watched(None)
+        self.assertEqual((self.threads.jobs, self.clock.getDelayedCalls()), ([], []))
+
+    def test_before_start(self) -> None:
+        """What is not started is not watched."""
+        self.instance(Workshop(watch_period=1.0)).watch(lambda error: None)
+        self.assert_no_timer()
+
+    def test_lost(self) -> None:
+        """The end of the service is told once, in the words of the script, and logged."""
+        _, lost = self.watched()
+        self.clock.advance(5)
+        self.threads.finish()
+        self.assertEqual(lost, [])
+        self.outcome = ServiceFailed("the job was cancelled")
+        self.clock.advance(5)
+        with capturedLogs() as events:
+            self.threads.finish()
+        self.assertEqual([str(error) for error in lost], ["the job was cancelled"])
+        self.assertIn("the tail", formatEvent(events[-1]))
+        self.assert_no_timer()
+
+    def test_bug(self) -> None:
+        """A bug of a script ends the session, too; its details stay in the log."""
+        _, lost = self.watched()
+        self.outcome = KeyError("hunter2")
+        self.clock.advance(5)
+        self.threads.finish()
+        self.assertNotIn("hunter2", str(lost[0]))
+
+    def test_slow(self) -> None:
+        """A look that takes long is not overtaken by the next."""
+        self.watched()
+        self.clock.advance(5)
+        self.clock.advance(60)
+        self.assertEqual(len(self.threads.jobs), 1)
+
+    def test_stopped(self) -> None:
+        """Once the instance is being stopped, nothing is lost any more."""
+        instance, lost = self.watched()
+        self.outcome = ServiceFailed("gone")
+        self.clock.advance(5)
+        stopped = self.stop(instance)
+        self.threads.finish()
+        self.threads.finish()
+        self.successResultOf(stopped)
+        self.assertEqual(lost, [])
+        self.assert_no_timer()
+
+
+class ToldTests(LaunchTestCase):
+    def test_last_progress(self) -> None:
+        """A start that takes too long ends with what was said last."""
+        instance = self.instance(Workshop(says="queued, position 3"))
+        d = instance.start()
+        deliver = self.threads.begin()
+        self.clock.advance(30)
+        error = self.failureResultOf(d, StartTimeout).value
+        self.assertEqual(str(error), "Demo did not start within 30 s: queued, position 3")
+        deliver()
+
+    def test_share(self) -> None:
+        """What the script shares comes to the thread of the reactor, and into no log."""
+        instance = self.instance()
+        d = instance.start()
+        with capturedLogs() as events:
+            self.threads.finish()
+            self.workshop.last.share(password="canary")
+        self.successResultOf(d)
+        self.assertEqual(self.shared, [{"password": "canary"}])
+        self.assertNotIn("canary", repr(events))
+
+    def test_ended(self) -> None:
+        """The end of a service that ended by itself is logged with its last words."""
+        instance = self.instance(Workshop(printed="bye"))
+        instance.start()
+        self.threads.finish()
+        with capturedLogs() as events:
+            instance.log_ended()
+        self.assertEqual(formatEvent(events[0]), "Demo 1: the service has ended\nbye")

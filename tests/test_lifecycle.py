@@ -5,7 +5,7 @@ from itertools import product
 from twisted.trial.unittest import SynchronousTestCase
 
 from wsserver.errors import IllegalTransition
-from wsserver.lifecycle import ENDED, ENDINGS, TRANSITIONS, Event, Phase, Reservation
+from wsserver.lifecycle import ENDED, ENDINGS, MAX_STEPS, TRANSITIONS, Event, Phase, Reservation
 
 #: One row a phase: where each event leads; an event that is left out is a bug of ours.
 MOVES = """
@@ -89,3 +89,11 @@ class ReservationTests(SynchronousTestCase):
         """Progress is kept, and nothing else changes."""
         now = reservation(Phase.STARTING).noted("warming up")
         self.assertEqual((now.progress, now.phase, now.since), ("warming up", Phase.STARTING, 5.0))
+
+    def test_steps(self) -> None:
+        """The last of many lines are kept."""
+        now = reservation(Phase.STARTING)
+        for number in range(MAX_STEPS + 5):
+            now = now.noted(str(number))
+        self.assertEqual((len(now.steps), now.steps[0], now.progress), (MAX_STEPS, "5", "24"))
+        self.assertEqual(reservation(Phase.STARTING).progress, "")

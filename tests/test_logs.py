@@ -20,6 +20,7 @@ class RedactTests(SynchronousTestCase):
             ("GET /websockify?token=a-b_c HTTP/1.1", "GET /websockify?token=*** HTTP/1.1"),
             ("TOKEN=abc", "TOKEN=***"),
             ('"/v1/release/abc"', '"/v1/release/***"'),
+            ("GET /wsserver/events/a-b_c HTTP/1.1", "GET /wsserver/events/*** HTTP/1.1"),
             ("Authorization: Bearer abc", "Authorization: Bearer ***"),
             ("(token=abc)", "(token=***)"),
             ("/v1/status?security%5Ftoken=abc&x=1", "/v1/status?security%5Ftoken=***&x=1"),

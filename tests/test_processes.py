@@ -171,3 +171,34 @@ class AliveTests(SynchronousTestCase):
         self.assertFalse(processes._alive(group))
         self.patch(processes.psutil, "process_iter", lambda: [*gone, psutil.Process(me)])
         self.assertTrue(processes._alive(group))
+
+
+class InputTests(ProcessTestCase):
+    def test_ends_with_its_input(self) -> None:
+        """A program with an input of its own is told by its end, and may end by itself."""
+        group = self.group("cat; echo goodbye; exit 7", stdin=b"hello ")
+        wait_until(lambda: group.output() == "hello ")
+        self.assertTrue(group.running)
+        group.stop(20)
+        self.assertEqual((group.status(), group.output()), (7, "hello goodbye\n"))
+        group.stop(20)
+
+    def test_ignores_its_input(self) -> None:
+        """One that does not is ended as any other."""
+        group = self.group("exec sleep 60", stdin=b"")
+        group.stop(0)
+        self.assertEqual(group.status(), -15)
+
+    def test_reads_nothing(self) -> None:
+        """A program that has closed its input already is no failure."""
+        group = self.group("exec <&-; exec sleep 60", stdin=b"")
+        self.patch(processes, "POLL", 0.001)
+        group.stop(0)
+        self.assertFalse(group.running)
+
+    def test_last_words(self) -> None:
+        """What a program said at its very end is in its output."""
+        for _ in range(20):
+            group = self.group("echo last words")
+            wait_until(lambda group=group: not group.running)
+            self.assertEqual(group.output(), "last words\n")

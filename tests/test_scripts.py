@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,108 @@ class HelperTests(SynchronousTestCase):
         self.script.progress("  warming\nup\t now ")
         self.script.progress("x" * 999)
         self.assertEqual(said, ["warming up now", "x" * 200])
+
+
+class ShareTests(SynchronousTestCase):
+    def test_share(self) -> None:
+        """Credentials go where the launcher says; without one they go nowhere."""
+        script = Plain("Demo", 0, {}, {})
+        script.share(password="p")
+        shared: list[Any] = []
+        script.on_share = shared.append
+        script.share(password="p", username="u")
+        self.assertEqual(shared, [{"password": "p", "username": "u"}])
+
+    def test_running(self) -> None:
+        """A script that does not watch its service finds nothing wrong."""
+        self.assertIsNone(Plain("Demo", 0, {}, {}).check_running())
+
+
+class RunTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.script = Plain("Demo", 0, {}, {})
+
+    def failure(self, *argv: str, **rest: Any) -> str:
+        return str(self.assertRaises(ServiceFailed, self.script.run, argv, **rest))
+
+    def test_output(self) -> None:
+        """The standard output is returned, also where nobody waits for the start any more."""
+        self.patch(os, "environ", {**os.environ, "WEBSOCKETSERVER_SECURITY_TOKEN": "s3cret"})
+        self.script.cancelled.set()
+        said = self.script.run(["sh", "-c", "cat; env; echo noise >&2; echo end"])
+        self.assertTrue(said.endswith("end\n"))
+        self.assertNotIn("s3cret", said)
+        self.assertNotIn("noise", said)
+
+    def test_failures(self) -> None:
+        """A program that fails, hangs or is not there is told in a line."""
+        complaint = "echo first >&2; echo no licence >&2; exit 3"
+        self.assertEqual(self.failure("sh", "-c", complaint), "sh: no licence")
+        self.assertEqual(self.failure("sh", "-c", "exit 3"), "sh: status 3")
+        self.assertEqual(
+            self.failure("sleep", "60", timeout=0.01), "sleep did not end within 0.01 s"
+        )
+        self.assertIn("/no/such cannot be started", self.failure("/no/such"))
+
+
+class WaitTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.script = Plain("Demo", 0, {}, {})
+        self.addCleanup(self.script.stop)
+
+    def test_ready(self) -> None:
+        """Any condition can be waited for."""
+        answers = [False, False, True]
+        self.script.wait_until(lambda: answers.pop(0), "never")
+        self.assertEqual(answers, [])
+
+    def test_never(self) -> None:
+        """The failure has the words of the author."""
+        wait = self.script.wait_until
+        error = self.assertRaises(ServiceFailed, wait, lambda: False, "no screen", timeout=0)
+        self.assertEqual(str(error), "no screen")
+
+    def test_program_ends(self) -> None:
+        """The end of the program ends the wait."""
+        group = self.script.spawn(["sh", "-c", "exit 4"])
+        wait = self.script.wait_until
+        error = self.assertRaises(ServiceFailed, wait, lambda: False, "never", group)
+        self.assertEqual(str(error), "sh ended at once, with status 4")
+
+    def greet(self, greeting: bytes) -> int:
+        """Return the port of a server that says something to everybody, and closes."""
+        code = (
+            "import socket, sys; s = socket.create_server(('127.0.0.1', 0))\n"
+            "print(s.getsockname()[1], flush=True)\n"
+            f"while True: p = s.accept()[0]; p.sendall({greeting!r}); p.close()"
+        )
+        group = self.script.spawn([sys.executable, "-c", code])
+        wait_until(lambda: group.output().endswith("\n"))
+        return int(group.output())
+
+    def test_banner(self) -> None:
+        """A service may be known by what it says first."""
+        port = self.greet(b"RFB 003.008\n")
+        self.assertEqual(self.script.wait_for_port(port, banner=b"RFB "), ("127.0.0.1", port))
+        self.assertTrue(self.script.listens(port))
+        self.assertFalse(self.script.listens(port, banner=b"SSH-"))
+
+    def test_short_banner(self) -> None:
+        """Who says less than that, or nothing, is somebody else."""
+        for said in (b"RF", b""):
+            port = self.greet(said)
+            error = self.assertRaises(
+                ServiceFailed, self.script.wait_for_port, port, banner=b"RFB ", timeout=0
+            )
+            self.assertEqual(str(error), f"nothing listens on port {port} and says 'RFB '")
+
+    def test_stdin(self) -> None:
+        """What is written to a program's standard input reaches it."""
+        group = self.script.spawn(["sh", "-c", "read line; echo $line; cat"], stdin=b"secret\n")
+        wait_until(lambda: group.output() == "secret\n")
+        self.assertTrue(group.running)
+        self.script.stop()
+        self.assertEqual(group.status(), 0)
 
 
 class PortTests(SynchronousTestCase):

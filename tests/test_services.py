@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from wsserver import ServiceFailed
-from wsserver.services import _desktop, rfb_demo
+from wsserver.services import _desktop, _password, rfb_demo
 from wsserver.services.demo_session import DemoSession
 from wsserver.services.desktop_session import DesktopSession
 from wsserver.services.local_session import LocalSession
@@ -26,13 +28,24 @@ SIZES = {"sizes": ["800x600", "12080x1024"]}
 class FakeGroup:
     """A program that runs until it is told to end."""
 
-    def __init__(self, argv: list[str], env: Any) -> None:
+    #: What it has printed, and the status with which it has ended.
+    said = ""
+    ended: int | None = None
+
+    def __init__(self, argv: list[str], env: Any, stdin: bytes | None = None) -> None:
         self.argv = argv
         self.env = env
+        self.stdin = stdin
         self.running = True
 
     def stop(self, patience: float) -> None:
         self.running = False
+
+    def status(self) -> int | None:
+        return self.ended
+
+    def output(self) -> str:
+        return self.said
 
 
 class ScriptCase(SynchronousTestCase):
@@ -55,8 +68,10 @@ class ScriptCase(SynchronousTestCase):
         self.addCleanup(script.stop)
         script.on_progress = self.said.append
 
-        def spawn(argv: list[str], env: Any = None, cwd: Any = None) -> FakeGroup:
-            self.started.append(FakeGroup(list(argv), env))
+        def spawn(
+            argv: list[str], env: Any = None, cwd: Any = None, stdin: bytes | None = None
+        ) -> FakeGroup:
+            self.started.append(FakeGroup(list(argv), env, stdin))
             script._groups.append(self.started[-1])
             return self.started[-1]
 
@@ -191,6 +206,18 @@ class DesktopTests(ScriptCase):
         self.assertEqual((file.read_text(), file.stat().st_mode & 0o077), ("SECRET", 0))
         self.assertNotIn("secret", " ".join(argv))
 
+    def test_one_time_password(self) -> None:
+        """A password that nobody has chosen is told to the holder of the token."""
+        shared: list[Any] = []
+        obscured: list[str] = []
+        self.patch(_password, "obscured", lambda password: obscured.append(password) or b"x")
+        script = self.make(DesktopSession, password=True)
+        script.on_share = shared.append
+        script.start()
+        self.assertEqual(shared, [{"password": obscured[0]}])
+        self.assertEqual(len(obscured[0]), 8)
+        self.assertNotIn(obscured[0], " ".join(self.started[0].argv))
+
     def test_password_needs_a_program(self) -> None:
         """Without vncpasswd there is no password, and so no desktop."""
         script = self.make(DesktopSession, password="secret")
@@ -200,58 +227,128 @@ class DesktopTests(ScriptCase):
         """Where Xvnc is missing the service says so."""
         self.assertIsNone(DesktopSession.unavailable({}))
         self.assertEqual(DesktopSession.unavailable({"xvnc": "X9"}), "X9 is not installed")
-        self.assertRaises(ValueError, DesktopSession.unavailable, {"password": True})
+        self.assertIsNone(DesktopSession.unavailable({"password": True}))
+        self.assertRaises(ValueError, DesktopSession.unavailable, {"password": 1})
 
 
 class X11VNCTests(ScriptCase):
+    """What the shell script is told; the script itself is tested with the real programs."""
+
+    said_there = "wsserver: starting x11vnc\nwsserver: waiting for x11vnc\n"
+
+    def start(self, index: int = 0, **common: Any) -> dict[str, str]:
+        """Start a script; return the variables of its shell script."""
+        self.script = self.make(X11VNCDesktopSession, index, **common)
+        self.script.listens = lambda port, host, banner: banner == b"RFB "
+        self.script.on_share = self.shared.append
+        self.addCleanup(setattr, FakeGroup, "said", "")
+        FakeGroup.said = self.said_there
+        self.address = self.script.start()
+        command = self.started[-1].argv
+        if command[0] == "ssh":
+            command = shlex.split(command[-1])
+        self.assertEqual(command[:2], ["sh", "-c"])
+        text = subprocess.run(["printf", "%b", command[-1]], capture_output=True, text=True).stdout
+        head = text.partition("\n# Shares an X display")[0]
+        return dict(line.split("=", 1) for line in shlex.split(head))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.installed = {*self.installed, "ssh", "tigervncpasswd"}
+        self.shared: list[Any] = []
+        self.patch(_password, "obscured", lambda password: b"obscured")
+
     def test_existing_display(self) -> None:
         """An existing display is shared as it is."""
         for common, index, display in (
             ({"display": ":7"}, 1, ":7"),
-            ({"display_base": 3}, 2, ":5"),
-            ({}, 0, ":0"),
+            ({"display_base": 3}, 2, "5"),
+            ({}, 0, "0"),
         ):
-            script = self.make(X11VNCDesktopSession, index, **common)
-            host, port = script.start()
-            argv = self.started[-1].argv
-            self.assertEqual(argv[:5], ["x11vnc", "-display", display, "-rfbport", str(port)])
-            self.assertEqual(host, "127.0.0.1")
-            self.assertNotIn("-auth", argv)
+            told = self.start(index, **common)
+            self.assertEqual(
+                (told["display"], told["tries"], told["password"]), (display, "0", "no")
+            )
+            self.assertEqual(self.address, ("127.0.0.1", int(told["port"])))
+        self.assertEqual(self.said, ["starting x11vnc", "waiting for x11vnc"] * 3)
 
     def test_virtual_screen(self) -> None:
-        """A virtual screen is started first, with its programs."""
-        with socket.socket(socket.AF_UNIX) as server:
-            script = self.make(X11VNCDesktopSession, display_base=98, xvfb=True)
-            self.patch(script, "_wait_for_screen", lambda screen, display: server)
-            script.start()
-        self.assertEqual([g.argv[0] for g in self.started], ["Xvfb", "openbox", "xterm", "x11vnc"])
-        self.assertIn("1280x800x24", self.started[0].argv)
-        self.assertIn("-auth", self.started[-1].argv)
+        """A virtual screen has a size and programs, which the host may choose itself."""
+        told = self.start(display_base=98, xvfb=True)
+        self.assertEqual((told["size"], told["tries"]), ("1280x800", str(_desktop.TRIES)))
+        self.assertIn("openbox", told["window_manager"])
+        told = self.start(display_base=98, xvfb=True, window_manager="", startup=["a b", "$c"])
+        self.assertEqual((told["window_manager"], told["startup"]), ("", "'a b' '$c'"))
 
-    def test_screen_that_ends(self) -> None:
-        """A virtual screen that ends at once is a failure, not a wait."""
-        script = self.make(X11VNCDesktopSession, display_base=98, xvfb=True)
-        script.take_display = lambda ports: 4242
-        spawn = script.spawn
+    def test_commands(self) -> None:
+        """Another X server is started and ended by commands, with its display filled in."""
+        told = self.start(
+            2,
+            display_base=10,
+            start_command="Xorg :{display} -config card{index}",
+            stop_command="x",
+        )
+        self.assertEqual(told["start_command"], "Xorg :12 -config card2")
+        self.assertEqual(told["stop_command"], "x")
 
-        def dies(argv: list[str], env: Any = None) -> FakeGroup:
-            group = spawn(argv, env)
-            group.running = False
-            return group
+    def test_remote(self) -> None:
+        """Another host is reached by ssh, x11vnc by a unix socket there."""
+        told = self.start(host="far", ssh={"user": "viz", "port": 2222, "identity": "/key"})
+        argv = self.started[-1].argv
+        self.assertEqual((told["port"], told["public"]), ("", "no"))
+        forward = argv[argv.index("-L") + 1]
+        self.assertEqual(forward, f"127.0.0.1:{self.address[1]}:{told['folder']}/vnc")
+        for flag in ("-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oControlPath=none", "far"):
+            self.assertIn(flag, argv)
+        self.assertEqual(argv[argv.index("-l") + 1 : argv.index("-l") + 2], ["viz"])
+        self.assertIn("connecting to far", self.said)
 
-        script.spawn = dies
-        script.display = 98
-        self.assertRaises(ServiceFailed, script.start)
+    def test_direct(self) -> None:
+        """Without forwarding there is a password, and a port that all can reach."""
+        told = self.start(1, host="far", direct=True, port_base=6000)
+        self.assertEqual(self.address, ("far", 6001))
+        self.assertEqual((told["port"], told["public"], told["password"]), ("6001", "yes", "yes"))
+        self.assertEqual(self.started[-1].stdin, b"obscured")
+        self.assertEqual(len(self.shared[0]["password"]), 8)
+        told = self.start(host="far", direct=True, port_base=6000, password=False)
+        self.assertEqual((told["password"], self.started[-1].stdin), ("no", b""))
+
+    def test_failures(self) -> None:
+        """What the script on the host says of a failure is told."""
+        for said, status, words in (
+            ("wsserver failed: Xvfb is not installed", None, "Xvfb is not installed"),
+            ("", 3, "it ended, with status 3"),
+        ):
+            self.said_there = said
+            self.patch(FakeGroup, "ended", status)
+            self.assertIn(words, str(self.assertRaises(ServiceFailed, self.start)))
+            error = self.assertRaises(ServiceFailed, self.start, host="far")
+            self.assertIn(f"far: {words}", str(error))
+        self.said_there = "Host key verification failed.\n"
+        self.patch(FakeGroup, "ended", 255)
+        error = self.assertRaises(ServiceFailed, self.start, host="far")
+        self.assertEqual(str(error), "far cannot be reached by ssh: Host key verification failed.")
 
     def test_unavailable(self) -> None:
-        """Other hosts and missing programs are told."""
+        """Missing programs, and mistakes in the options, are told."""
         check = X11VNCDesktopSession.unavailable
         for host in ("", "localhost", socket.gethostname()):
             self.assertIsNone(check({"host": host, "xvfb": True}))
-        self.assertIn("far is another host", check({"host": "far"}))
+        self.assertIsNone(check({"host": "far", "old_option": 1}))
         self.installed = set()
+        self.assertEqual(check({"host": "far"}), "ssh: not installed")
         self.assertEqual(check({}), "x11vnc: not installed")
         self.assertEqual(check({"xvfb": True}), "x11vnc and Xvfb: not installed")
+        for wrong in (
+            {"host": "-oProxyCommand=x"},
+            {"direct": True},
+            {"xvfb": True, "display": ":1"},
+            {"start_command": "X {port}"},
+            {"ssh": {"user": "-x"}},
+            {"ssh": {"options": ["nonsense"]}},
+            {"ssh": {"password": "x"}},
+        ):
+            self.assertRaises(ValueError, check, wrong)
 
 
 class LocalTests(ScriptCase):

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import ADDRESS, FakeInstance, FakeLauncher, FakeSeat, make_desk, make_offer
 from wsserver.errors import (
+    ConnectFailed,
     NoSuchToken,
     Released,
     ServiceFailed,
@@ -349,3 +350,57 @@ class ShutdownTests(SessionsTestCase):
         """Without a session there is nothing to wait for."""
         d: Deferred[Any] = self.sessions.stopService()
         self.successResultOf(d)
+
+
+class ServiceEndsTests(SessionsTestCase):
+    """The service ends, or breaks, before the browser leaves."""
+
+    def test_failed(self) -> None:
+        """The only websocket's failure is the session's, and the log tells what was printed."""
+        session, seat = self.open()
+        session.failed(ConnectFailed("the service broke the connection"))
+        session.failed(ConnectFailed("again"))
+        self.assertEqual(self.instance.logged, ["the service broke the connection"])
+        self.dismissed(seat, ConnectFailed)
+        self.assert_over(Phase.FAILED)
+
+    def test_failed_for_one(self) -> None:
+        """Where others still use the service, it goes on."""
+        session, seat = self.open()
+        self.open()
+        session.failed(ConnectFailed("no answer"))
+        self.assertEqual((seat.dismissals, self.instance.stops), ([], 0))
+
+    def test_finished(self) -> None:
+        """An orderly end is logged with what was printed last."""
+        session, seat = self.open()
+        session.finished()
+        session.leave(seat)
+        session.finished()
+        self.assertEqual(self.instance.logged, ["ended"])
+        self.assert_over(Phase.CLOSED)
+
+    def test_lost(self) -> None:
+        """What the watch of the script finds out ends the session for all."""
+        _, one = self.open()
+        _, two = self.open()
+        assert self.instance.lose is not None
+        self.instance.lose(ServiceFailed("the job was cancelled"))
+        for seat in (one, two):
+            self.assertEqual(self.dismissed(seat, ServiceFailed), "the job was cancelled")
+        self.assert_over(Phase.FAILED)
+
+    def test_no_watch_after_end(self) -> None:
+        """A start that comes home too late is not watched."""
+        session, seat = self.join()
+        session.addresses().addErrback(lambda _: None)
+        session.leave(seat)
+        self.instance.starting.callback(WHERE)
+        self.assertIsNone(self.instance.lose)
+
+    def test_share(self) -> None:
+        """Credentials reach the reservation."""
+        session, _ = self.join()
+        session.addresses()
+        self.instance.share({"password": "p"})
+        self.assertEqual(self.desk.live()[0].credentials, {"password": "p"})

@@ -26,6 +26,15 @@ class Upgrade(Resource):
         return b"websocket"
 
 
+class Events(Resource):
+    """Stands for the events."""
+
+    isLeaf = True
+
+    def render(self, request: object) -> bytes:
+        return b"data: events"
+
+
 class SiteCase(TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -37,6 +46,7 @@ class SiteCase(TestCase):
         api = Api(make_desk(Clock()), lambda: None, status_page)
         root = Root(
             api.app.resource(),
+            Events(),
             str(self.www) if directory else None,
             Upgrade() if websocket else None,
         )
@@ -56,6 +66,19 @@ class PathTests(SiteCase):
         self.assertEqual(
             (await ask(site, "/wsserver/style.css")).headers["Content-Type"], "text/css"
         )
+
+    async def test_terminal(self) -> None:
+        """The terminal has a page too, which alone allows styles inside."""
+        reply = await ask(self.make(), "/terminal.html?token=T")
+        self.assertIn(b"terminal.js", reply.body)
+        self.assertIn("style-src 'self' 'unsafe-inline'", reply.headers["Content-Security-Policy"])
+        other = await ask(self.make(), "/viewer.html")
+        self.assertNotIn("unsafe-inline", other.headers["Content-Security-Policy"])
+
+    async def test_events(self) -> None:
+        """The events have their place among our own files."""
+        reply = await ask(self.make(directory=True), "/wsserver/events/TOKEN")
+        self.assertEqual(reply.body, b"data: events")
 
     async def test_directory(self) -> None:
         """With a directory its files stand at /, and its own viewer goes first."""

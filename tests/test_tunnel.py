@@ -277,6 +277,7 @@ class OpenTests(TunnelCase):
             if self.plug._waiting:
                 self.plug.refuse(ConnectionRefusedError())
         self.assertEqual(self.closed(), (4502, "the service does not answer"))
+        self.assertEqual(self.session.failures, ["the service does not answer"])
         self.assertEqual(self.session.left, 1)
 
     def test_basic_mode(self) -> None:

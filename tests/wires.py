@@ -111,7 +111,8 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.wanted: list[Deferred[Any]] = []
-        self.joined = self.left = self.touched = 0
+        self.joined = self.left = self.touched = self.finishes = 0
+        self.failures: list[str] = []
         self.cancelled = 0
 
     def addresses(self) -> Deferred[Any]:
@@ -129,6 +130,12 @@ class FakeSession:
 
     def leave(self, seat: object) -> None:
         self.left += 1
+
+    def finished(self) -> None:
+        self.finishes += 1
+
+    def failed(self, error: WSServerError) -> None:
+        self.failures.append(str(error))
 
     def start(self, **sockets: tuple[str, int]) -> None:
         """Say that the service listens."""

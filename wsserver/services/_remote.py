@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import shlex
 import shutil
-import subprocess
 import tempfile
 from functools import cache
 from typing import Annotated
@@ -105,8 +104,8 @@ class Ssh:
         forward, self._forward = self._forward, []
         if self._options.control_master and forward:
             argv = ["ssh", *self._flags(), "-O", "cancel", *forward, self._host]
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(argv, capture_output=True, timeout=CONNECT_TIMEOUT, check=False)
+            with contextlib.suppress(ServiceFailed):
+                self._script.run(argv, CONNECT_TIMEOUT)
 
     def _flags(self) -> list[str]:
         options = self._options

@@ -42,7 +42,6 @@ function show(fit) {
   new ResizeObserver(() => fit.fit()).observe($("screen"));
   fit.fit();
   terminal.focus();
-  showBar();
   const zoom = (step) => () => {
     terminal.options.fontSize = Math.min(SIZES.largest, Math.max(SIZES.smallest, terminal.options.fontSize + step));
     fit.fit();
@@ -51,7 +50,7 @@ function show(fit) {
   $("larger").addEventListener("click", zoom(1));
 }
 
-const showBar = makeBar(() => $("bar").matches(":focus-within"), $("smaller"), $("screen"));
+makeBar(() => $("bar").matches(":focus-within"), $("smaller"), $("screen"));
 
 function send(bytes) {
   if (socket.readyState === WebSocket.OPEN) socket.send(bytes);

@@ -1,0 +1,202 @@
+"""The events door: snapshots as they happen, to who has the token."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
+
+from tests.fakes import make_desk
+from wsserver.events import KEEP_ALIVE, MAX_STREAMS, Events
+from wsserver.lifecycle import Event
+
+
+class Reader:
+    """The request of a browser that may be slow, or leave."""
+
+    def __init__(self, token: str, method: bytes = b"GET") -> None:
+        self.postpath = token.encode().split(b"/")
+        self.method = method
+        self.headers: dict[str, str] = {}
+        self.code = 200
+        self.sent = b""
+        self.over = False
+        self.producer: Any = None
+        self._finished: list[Deferred[None]] = []
+
+    def setHeader(self, name: str, value: str) -> None:
+        self.headers[name] = value
+
+    def setResponseCode(self, code: int, phrase: bytes) -> None:
+        self.code = code
+
+    def notifyFinish(self) -> Deferred[None]:
+        self._finished.append(Deferred())
+        return self._finished[-1]
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        assert not self.over
+        self.sent += data
+
+    def finish(self) -> None:
+        self.over = True
+        for finished in self._finished:
+            finished.callback(None)
+
+    def leave(self) -> None:
+        """Hang up."""
+        self.producer.stopProducing()
+        for finished in self._finished:
+            finished.errback(Failure(ConnectionDone()))
+
+    def take(self) -> list[Any]:
+        """Return the snapshots since the last time."""
+        sent, self.sent = self.sent, b""
+        parts = [part for part in sent.split(b"\n\n") if part]
+        return [json.loads(part.removeprefix(b"data: ")) for part in parts]
+
+
+class EventsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.desk = make_desk(self.clock)
+        self.events = Events(self.desk, self.clock)
+        self.token = self.desk.reserve("Demo", {}).token
+
+    def read(self, token: str | None = None, method: bytes = b"GET") -> tuple[Reader, Any]:
+        reader = Reader(self.token if token is None else token, method)
+        return reader, self.events.render_GET(reader)
+
+    def test_from_first_to_last(self) -> None:
+        """The present state comes at once, then each change, and after the last the end."""
+        reader, answer = self.read()
+        self.assertIs(answer, NOT_DONE_YET)
+        self.assertEqual(reader.headers["Content-Type"], "text/event-stream")
+        self.assertEqual(reader.headers["Cache-Control"], "no-store")
+        (first,) = reader.take()
+        self.assertEqual(
+            first,
+            {
+                "service": "Demo",
+                "index": 0,
+                "state": "reserved",
+                "steps": [],
+                "reason": "",
+                "credentials": {},
+            },
+        )
+        self.desk.claim(self.token)
+        self.desk.note(self.token, "starting Xvnc")
+        self.desk.share(self.token, {"password": "p"})
+        states = [(s["state"], s["steps"], s["credentials"]) for s in reader.take()]
+        self.assertEqual(
+            states,
+            [
+                ("starting", [], {}),
+                ("starting", ["starting Xvnc"], {}),
+                ("starting", ["starting Xvnc"], {"password": "p"}),
+            ],
+        )
+        self.desk.report(self.token, Event.FAIL, "no licence")
+        self.assertFalse(reader.over)
+        self.desk.report(self.token, Event.STOPPED)
+        self.assertEqual([s["state"] for s in reader.take()], ["stopping", "failed"])
+        self.assertTrue(reader.over)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_late_reader(self) -> None:
+        """Who comes later sees all steps so far."""
+        self.desk.claim(self.token)
+        for step in "ab":
+            self.desk.note(self.token, step)
+        reader, _ = self.read()
+        self.assertEqual(reader.take()[0]["steps"], ["a", "b"])
+
+    def test_unknown_token(self) -> None:
+        """A token that is not known, or no text, is refused."""
+        for token in ("", "nobody", "a/b"):
+            reader, body = self.read(token)
+            self.assertEqual((reader.code, json.loads(body)["error"]), (404, "NoSuchToken"))
+        reader = Reader("x")
+        reader.postpath = [b"\xff"]
+        self.events.render_GET(reader)
+        self.assertEqual(reader.code, 404)
+
+    def test_head(self) -> None:
+        """HEAD has the headers alone."""
+        reader, body = self.read(method=b"HEAD")
+        self.assertEqual((body, reader.headers["Content-Type"]), (b"", "text/event-stream"))
+        self.assertIsNone(reader.producer)
+
+    def test_slow_reader(self) -> None:
+        """A reader that is slow costs one snapshot, the newest."""
+        reader, _ = self.read()
+        reader.take()
+        reader.producer.pauseProducing()
+        self.desk.claim(self.token)
+        for step in "abc":
+            self.desk.note(self.token, step)
+        self.clock.advance(KEEP_ALIVE)
+        self.assertEqual(reader.sent, b"")
+        reader.producer.resumeProducing()
+        (newest,) = reader.take()
+        self.assertEqual(newest["steps"], ["a", "b", "c"])
+        reader.producer.resumeProducing()
+        self.assertEqual(reader.take(), [])
+
+    def test_slow_to_the_end(self) -> None:
+        """Also the last snapshot reaches a reader that was slow when it came."""
+        reader, _ = self.read()
+        reader.take()
+        reader.producer.pauseProducing()
+        self.desk.release(self.token)
+        self.assertEqual([s["state"] for s in reader.take()], ["released"])
+        self.assertTrue(reader.over)
+
+    def test_keep_alive(self) -> None:
+        """A silent stream shows that it lives, by a comment."""
+        reader, _ = self.read()
+        reader.take()
+        self.clock.advance(KEEP_ALIVE)
+        self.assertEqual(reader.sent, b":\n\n")
+
+    def test_reader_leaves(self) -> None:
+        """A reader that leaves costs nothing any more."""
+        one, _ = self.read()
+        two, _ = self.read()
+        for reader in (one, two):
+            reader.take()
+        one.leave()
+        self.desk.claim(self.token)
+        self.assertEqual((len(one.take()), len(two.take())), (0, 1))
+        two.leave()
+        self.desk.note(self.token, "a")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_too_many(self) -> None:
+        """A token has a bounded number of streams."""
+        readers = [self.read()[0] for _ in range(MAX_STREAMS)]
+        reader, body = self.read()
+        self.assertEqual((reader.code, json.loads(body)["error"]), (429, "TooManyStreams"))
+        readers[0].leave()
+        self.assertIs(self.read()[1], NOT_DONE_YET)
+
+    def test_close(self) -> None:
+        """At the end of the server every stream ends."""
+        readers = [self.read()[0] for _ in range(2)]
+        self.events.close()
+        self.assertEqual([reader.over for reader in readers], [True, True])
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,139 @@
+"""Another host by ssh: what ssh is told, and what is made of its answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from wsserver import RemoteServiceScript, ServiceFailed
+from wsserver.services import _remote
+from wsserver.services._remote import Ssh, SshOptions, shell_command
+
+#: Stands for ssh: writes down how it was called, and does what the variable says.
+FAKE = """#!/bin/sh
+printf '%s\\n' "$*" >>"$FAKE_SSH.calls"
+[ -f "$FAKE_SSH" ] && . "$FAKE_SSH"
+"""
+
+
+class CommandTests(SynchronousTestCase):
+    def through_a_shell(self, script: str, **variables: str) -> str:
+        command = shell_command(script, variables)
+        self.assertNotIn("\n", command)
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def test_script(self) -> None:
+        """A script of several lines arrives as it is."""
+        script = "# it's\nprintf '%s|' \"$a\" 'b\\n'\n"
+        self.assertEqual(self.through_a_shell(script, a="x  y"), "x  y|b\\n|")
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"])))
+    def test_values(self, value: str) -> None:
+        """Every value arrives as it is."""
+        self.assertEqual(self.through_a_shell('printf %s "$a"; echo .', a=value), value + ".\n")
+
+
+class SshTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).resolve()
+        self.folder.mkdir()
+        program = self.folder / "ssh"
+        program.write_text(FAKE)
+        program.chmod(0o755)
+        path = f"{self.folder}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "FAKE_SSH": str(self.folder / "does")}
+        self.patch(os, "environ", environment)
+        self.script = RemoteServiceScript("Test", 0, {}, {})
+        self.addCleanup(self.script.stop)
+
+    def ssh(self, does: str = "cat >/dev/null", **options: Any) -> Ssh:
+        (self.folder / "does").write_text(does)
+        return Ssh(self.script, "far", SshOptions.model_validate(options))
+
+    @property
+    def calls(self) -> list[str]:
+        return (self.folder / "does.calls").read_text().splitlines()
+
+    def test_flags(self) -> None:
+        """Nothing is asked for, the host key is checked, and what the file says is passed on."""
+        ssh = self.ssh("echo 'wsserver: connected'; cat >/dev/null")
+        port = ssh.connect("127.0.0.1:5901")
+        (call,) = self.calls
+        for flag in (
+            "-oBatchMode=yes",
+            "-oStrictHostKeyChecking=yes",
+            "-oExitOnForwardFailure=yes",
+            "-oControlPath=none",
+            f"-L 127.0.0.1:{port}:127.0.0.1:5901 far ",
+        ):
+            self.assertIn(flag, call)
+
+    def test_options(self) -> None:
+        """The options of the service file; those of ssh itself come first, and so win."""
+        ssh = self.ssh(
+            "echo 'wsserver: connected'; cat >/dev/null",
+            user="viz",
+            port=2222,
+            identity="/key",
+            known_hosts="/hosts",
+            options=["ServerAliveInterval=1"],
+        )
+        ssh.connect("x:1")
+        (call,) = self.calls
+        for flag in (
+            "-l viz",
+            "-p 2222",
+            "-i /key -oIdentitiesOnly=yes",
+            "-oUserKnownHostsFile=/hosts",
+        ):
+            self.assertIn(flag, call)
+        first, second = call.index("AliveInterval=1"), call.index("AliveInterval=5")
+        self.assertLess(first, second)
+
+    def failure(self, does: str) -> str:
+        return str(self.assertRaises(ServiceFailed, self.ssh(does).connect, "x:1"))
+
+    def test_refused(self) -> None:
+        """What ssh complains of is told."""
+        said = self.failure("echo noise; echo 'Host key verification failed.' >&2; exit 255")
+        self.assertEqual(said, "far cannot be reached by ssh: Host key verification failed.")
+        self.assertEqual(self.failure("exit 255"), "far cannot be reached by ssh: no answer")
+
+    def test_command_fails(self) -> None:
+        """So is what the command says, or its status."""
+        self.assertEqual(self.failure("echo 'wsserver failed: no disk'; exit 1"), "far: no disk")
+        self.assertEqual(self.failure("exit 7"), "far: it ended, with status 7")
+        self.assertEqual(self.failure("echo 'wsserver failed: no'; exit 255"), "far: no")
+
+    def test_odd_host(self) -> None:
+        """A host that would be an option of ssh is refused."""
+        for host in ("-oProxyCommand=x", ""):
+            self.assertRaises(ServiceFailed, Ssh, self.script, host, SshOptions())
+
+    def test_shared_connection(self) -> None:
+        """A connection that is shared goes on, so its forwarded port is given back."""
+        ssh = self.ssh("case $* in *-O*) ;; *) cat >/dev/null ;; esac", control_master=True)
+        ssh.run("true", "/there")
+        ssh.forget()
+        ssh.forget()
+        self.script.stop()
+        cancelled = [call for call in self.calls if "-O cancel -L 127.0.0.1:" in call]
+        self.assertEqual(len(cancelled), 1)
+        self.assertIn(f"ControlPath={_remote._shared_folder()}/%C", cancelled[0])
+        self.assertEqual(Path(_remote._shared_folder()).stat().st_mode & 0o077, 0)
+
+    def test_own_connection(self) -> None:
+        """A connection of its own ends with the session, and needs no more."""
+        ssh = self.ssh()
+        ssh.run("true", "/there")
+        ssh.forget()
+        self.script.stop()
+        self.assertNotIn("-O", "".join(self.calls))

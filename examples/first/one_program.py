@@ -15,12 +15,11 @@ class OneProgram(RemoteServiceScript):
         display = self._common_options["display_base"] + self._index
         port = 5900 + display
         self.progress("starting the screen")
-        screen = self.spawn(
-            ["Xvnc", f":{display}", "-rfbport", str(port), "-localhost"]
-            + ["-SecurityTypes", "None", "-geometry", "800x600"]
-        )
+        access = ["-localhost", "-SecurityTypes", "None"]
+        screen = self.spawn(["Xvnc", f":{display}", "-rfbport", str(port), *access])
         self.wait_for_port(port, process=screen, banner=b"RFB ")
         program = self._options["program"]
         self.progress(f"starting {program}")
-        self.spawn(["xterm", "-maximized", "-e", program], env={"DISPLAY": f":{display}"})
+        terminal = ["xterm", "-geometry", "170x58", "-e", program]
+        self.spawn(terminal, env={"DISPLAY": f":{display}"})
         return "127.0.0.1", port

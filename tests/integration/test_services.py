@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,22 @@ class TryTests(SynchronousTestCase):
                 self.assertEqual(done.returncode, 0, done.stdout)
                 self.assertIn("start has returned", done.stdout)
                 self.assertIn("all is well", done.stdout)
+
+    def test_guide(self) -> None:
+        """The guide shows the very files of its example, and they do what it says."""
+        example = ROOT / "examples" / "first"
+        guide = textwrap.dedent((ROOT / "docs" / "scripts.md").read_text())
+        plain = "\n".join(line.removeprefix("   ") for line in guide.splitlines())
+        for name in ("one_program.py", "services.json"):
+            self.assertIn((example / name).read_text(), plain)
+        self.assertIn(
+            "One program x2: ok", twistd("-c", example / "services.json", "--check").stdout
+        )
+        done = twistd("-c", example / "services.json", "--try", "One program?program=top")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        steps = [line.partition(" s  ")[2] for line in done.stdout.splitlines()[1:-1]]
+        for step in steps:
+            self.assertIn(step, guide)
 
     def test_left_behind(self) -> None:
         """A script that leaves a process, a port and a file is found out."""

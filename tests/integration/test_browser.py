@@ -82,12 +82,17 @@ class DesktopTests(BrowserCase):
         self.assertIn("Xvnc", "".join(names) + "Xvnc" * ("Xtigervnc" in names))
         self.wait_steady(page)
         before = self.picture(page)
-        page.locator("#screen canvas").click(position={"x": 240, "y": 160})
-        # The window manager gives the focus a little after the click.
-        self.wait_steady(page)
-        page.keyboard.type("uptime; echo hello from the browser | tee typed\n")
         typed = home / "typed"
-        until(lambda: typed.exists() and typed.read_text() == "hello from the browser\n")
+
+        def has_typed() -> bool:
+            # The window, and its focus after the click, come when the desktop likes.
+            page.locator("#screen canvas").click(position={"x": 240, "y": 160})
+            page.wait_for_timeout(300)
+            page.keyboard.type("clear; uptime; echo hello from the browser | tee typed\n")
+            page.wait_for_timeout(700)
+            return typed.exists() and typed.read_text() == "hello from the browser\n"
+
+        until(has_typed)
         until(lambda: self.picture(page) != before)
         self.wait_steady(page)
         page.mouse.move(640, 1)

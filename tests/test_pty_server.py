@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.conch.telnet import DO, ECHO, IAC, NAWS, SB, SE, SGA, WILL
+from twisted.conch.telnet import DO, ECHO, IAC, NAWS, SB, SE, SGA, WILL, WONT
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -19,7 +19,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import wait_until
 from wsserver.services import pty_server
-from wsserver.services.pty_server import BINARY, Terminals, owner
+from wsserver.services.pty_server import (
+    BINARY,
+    MARK_EVERY,
+    MAX_MARKS,
+    TIMING_MARK,
+    Terminals,
+    default_shell,
+    owner,
+)
 
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -31,7 +39,7 @@ TABLE = """\
 class FakeShell(StringTransport):
     """A process with a terminal."""
 
-    pid = 99999999
+    pid: int | None = 99999999
     fd = -1
 
     def unregisterProducer(self) -> None:
@@ -74,6 +82,14 @@ class OwnerTests(SynchronousTestCase):
         ):
             found = owner(peer.getsockname(), peer.getpeername())
         self.assertEqual(found, os.getuid())
+
+
+class ShellTests(SynchronousTestCase):
+    def test_default(self) -> None:
+        """The shell of the user, else bash, else sh."""
+        self.assertEqual(default_shell({"SHELL": "/bin/fish"}), "/bin/fish")
+        self.assertEqual(default_shell({}, lambda path: True), "/bin/bash")
+        self.assertEqual(default_shell({"SHELL": ""}, lambda path: False), "/bin/sh")
 
 
 class TerminalTests(SynchronousTestCase):
@@ -143,9 +159,38 @@ class TerminalTests(SynchronousTestCase):
 
     def test_flow(self) -> None:
         """Each side waits for the other."""
-        self.connect()
-        self.assertIs(self.transport.producer, self.shell)
+        terminal = self.connect()
+        self.assertIs(self.transport.producer, terminal)
         self.assertIs(self.shell.producer, self.transport)
+        terminal.pauseProducing()
+        self.assertEqual(self.shell.producerState, "paused")
+        terminal.resumeProducing()
+        self.assertEqual(self.shell.producerState, "producing")
+
+    def test_marks(self) -> None:
+        """A client that is slow to show what it was sent is waited for."""
+        terminal = self.connect()
+        self.transport.clear()
+        for _ in range(MAX_MARKS):
+            self.assertEqual(self.shell.producerState, "producing")
+            self.reactor.spawned[0][0].outReceived(b"y" * MARK_EVERY)
+        marks = self.transport.value().count(IAC + DO + TIMING_MARK)
+        self.assertEqual((marks, self.shell.producerState), (MAX_MARKS, "paused"))
+        # That the socket is empty does not mean that the client has come so far.
+        terminal.resumeProducing()
+        self.assertEqual(self.shell.producerState, "paused")
+        terminal.dataReceived(IAC + WILL + TIMING_MARK)
+        self.assertEqual(self.shell.producerState, "producing")
+
+    def test_marks_refused(self) -> None:
+        """A refusal is an answer as well; one that nobody asked for changes nothing."""
+        terminal = self.connect()
+        terminal.dataReceived((IAC + WONT + TIMING_MARK) * 2)
+        for _ in range(MAX_MARKS):
+            self.reactor.spawned[0][0].outReceived(b"y" * MARK_EVERY)
+        self.assertEqual(self.shell.producerState, "paused")
+        terminal.dataReceived(IAC + WONT + TIMING_MARK)
+        self.assertEqual(self.shell.producerState, "producing")
 
     def test_strangers(self) -> None:
         """Other users of the host get no shell."""
@@ -161,6 +206,7 @@ class TerminalTests(SynchronousTestCase):
         terminal = self.connect()
         protocol = self.reactor.spawned[0][0]
         protocol.outReceived(b"bye")
+        protocol.processExited(Failure(ConnectionError()))
         protocol.processEnded(Failure(ConnectionError()))
         self.assertTrue(self.transport.value().endswith(b"bye"))
         self.assertTrue(self.transport.disconnecting)
@@ -176,6 +222,18 @@ class TerminalTests(SynchronousTestCase):
         self.reactor.advance(pty_server.PATIENCE)
         self.assertEqual(self.killed[1:], [(FakeShell.pid, signal.SIGKILL)])
 
+    def test_hang_up_after_the_end(self) -> None:
+        """What a command has left is killed at its end, not its number at the hang-up."""
+        terminal = self.connect()
+        protocol = self.reactor.spawned[0][0]
+        self.shell.pid = None
+        protocol.processExited(Failure(ConnectionError()))
+        self.assertEqual(self.killed, [(FakeShell.pid, signal.SIGKILL)])
+        terminal.connectionLost(Failure(ConnectionError()))
+        self.assertEqual(len(self.killed), 1)
+        protocol.processEnded(Failure(ConnectionError()))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_stop(self) -> None:
         """The end of the server is that of its commands, and it waits for them."""
         self.connect()
@@ -187,8 +245,7 @@ class TerminalTests(SynchronousTestCase):
 
 
 class ProcessTests(SynchronousTestCase):
-    def test_real(self) -> None:
-        """A real shell on a real terminal; it ends with the server."""
+    def connect(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -207,13 +264,29 @@ class ProcessTests(SynchronousTestCase):
 
         wait_until(connected)
         self.addCleanup(peers[0].close)
-        peers[0].sendall(b"tty && echo $((6*7)) $$\r\0")
+        return server, peers[0]
+
+    def read(self, peer: socket.socket) -> bytes:
+        """Return what comes until the end of the connection."""
+        said = b""
+        while data := peer.recv(1000):
+            said += data
+        return said
+
+    def test_real(self) -> None:
+        """A real shell on a real terminal; it ends with the server."""
+        server, peer = self.connect()
+        peer.sendall(b"tty && echo $((6*7)) $$\r\0")
         said = b""
         while b"42 " not in said.replace(b"echo", b"") or not said.split(b"42 ")[-1].strip():
-            said += peers[0].recv(1000)
+            said += peer.recv(1000)
         self.assertIn(b"/dev/pts/", said)
         server.terminate()
         self.assertEqual(server.wait(10), 0)
-        rest = b""
-        while data := peers[0].recv(1000):
-            rest += data
+        self.read(peer)
+
+    def test_exit_with_a_job(self) -> None:
+        """The end of the shell ends the connection, though a job holds the terminal."""
+        _, peer = self.connect()
+        peer.sendall(b"sleep 1000 & echo $((6*7)); exit\r\0")
+        self.assertIn(b"42\r\n", self.read(peer))

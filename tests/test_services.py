@@ -189,7 +189,7 @@ class DesktopTests(ScriptCase):
 
     def test_none_free(self) -> None:
         """Where no display is free the user is told."""
-        self.patch(_desktop, "_free", lambda number, ports: False)
+        self.patch(_desktop, "_free", lambda number: False)
         error = self.assertRaises(ServiceFailed, self.make(DesktopSession, display_base=5).start)
         self.assertEqual(str(error), "no display from :5 to :24 is free")
 
@@ -234,7 +234,7 @@ class DesktopTests(ScriptCase):
 class X11VNCTests(ScriptCase):
     """What the shell script is told; the script itself is tested with the real programs."""
 
-    said_there = "wsserver: starting x11vnc\nwsserver: waiting for x11vnc\n"
+    said_there = "wsserver: starting x11vnc\nwsserver: waiting for x11vnc\nPORT=6001\nPORT=6000\n"
 
     def start(self, index: int = 0, **common: Any) -> dict[str, str]:
         """Start a script; return the variables of its shell script."""

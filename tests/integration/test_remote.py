@@ -169,6 +169,16 @@ class RemoteTests(SynchronousTestCase):
         server.stop()
         self.assertNotIn(password, server.log)
 
+    def test_taken_port(self) -> None:
+        """Another VNC server on the port is not taken for that of the session."""
+        first = self.screen(port_base=6280)
+        self.open(first)
+        second = self.serve(xvfb=True, display_base=165, port_base=6280)
+        peer = connect(f"{second.ws}?token={second.reserve(NAME)}")
+        code, reason = self.closed(peer)
+        self.assertEqual(code, 4500)
+        self.assertIn("x11vnc ended", reason)
+
     def test_shared_connection(self) -> None:
         """With control_master sessions share one connection, and end one by one."""
         server = self.screen(ssh={"control_master": True})

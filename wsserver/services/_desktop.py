@@ -81,10 +81,8 @@ class Desktop(RemoteServiceScript):
                 _in_use.discard(self.display)
             self.display = -1
 
-    def take_display(self, ports: bool) -> int:
+    def take_display(self) -> int:
         """Return a free display: ``display_base`` + index, or the next ones where it is taken.
-
-        With ``ports`` the VNC port of the display must be free too.
 
         Raises:
             ServiceFailed: none of them is free.
@@ -92,7 +90,7 @@ class Desktop(RemoteServiceScript):
         wanted = int(self._common_options.get("display_base", 1)) + self._index
         for number in range(wanted, wanted + TRIES):
             with _lock:
-                if number not in _in_use and _free(number, ports):
+                if number not in _in_use and _free(number):
                     _in_use.add(number)
                     self.display = number
                     return number
@@ -144,8 +142,11 @@ def _socket_file(display: int) -> Path:
     return Path(f"/tmp/.X11-unix/X{display}")  # noqa: S108
 
 
-def _free(display: int, ports: bool) -> bool:
-    """Tell whether no X server has the display; the files of a dead one do not count."""
+def _free(display: int) -> bool:
+    """Tell whether no X server has the display, and nobody its VNC port.
+
+    The files of a dead server do not count.
+    """
     try:
         os.kill(int(_lock_file(display).read_text()), 0)
     except PermissionError:
@@ -158,4 +159,4 @@ def _free(display: int, ports: bool) -> bool:
         if probe.connect_ex(str(_socket_file(display))) == 0:
             return False
     with socket.socket() as probe:
-        return not ports or probe.connect_ex(("127.0.0.1", 5900 + display)) != 0
+        return probe.connect_ex(("127.0.0.1", 5900 + display)) != 0

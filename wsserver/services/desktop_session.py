@@ -30,7 +30,7 @@ class DesktopSession(_desktop.Desktop):
 
     def start(self) -> tuple[str, int]:
         """Start the desktop; return where its VNC server listens."""
-        display = self.take_display(ports=True)
+        display = self.take_display()
         port = 5900 + display
         self.progress("starting Xvnc")
         server = self.spawn(self._xvnc(display, port))

@@ -87,6 +87,8 @@ class X11VNCDesktopSession(RemoteServiceScript):
     _folder = ""
     #: How many steps the user has been told.
     _told = 0
+    #: What x11vnc prints once it has its port; whoever else has it is not taken for it.
+    _listening = ""
 
     @classmethod
     def unavailable(cls, common_options: Mapping[str, Any]) -> str | None:
@@ -128,6 +130,7 @@ class X11VNCDesktopSession(RemoteServiceScript):
 
     def _run(self, options: X11VNCOptions) -> tuple[str, int, ProcessGroup]:
         fixed = None if options.port_base is None else options.port_base + self._index
+        self._listening = "" if fixed is None else f"PORT={fixed}\n"
         password = _password.new_password() if options.wants_password else None
         stdin = b"" if password is None else _password.obscured(password)
         if password is not None:
@@ -176,7 +179,8 @@ class X11VNCDesktopSession(RemoteServiceScript):
         for step in said[self._told :]:
             self.progress(step)
         self._told = len(said)
-        return said[-1:] == ["waiting for x11vnc"] and self.listens(port, host, b"RFB ")
+        ready = "waiting for x11vnc" in said and self._listening in program.output()
+        return ready and self.listens(port, host, b"RFB ")
 
 
 def _quoted(command: Command, values: Mapping[str, str] | None = None) -> str:

@@ -115,6 +115,8 @@ function update(card, service) {
 function field(option) {
   if (option.choices) {
     const select = document.createElement("select");
+    // Where nothing is the default, nothing is chosen for the person either.
+    if (option.required) select.append(new Option("Choose…", ""));
     select.append(...option.choices.map((choice) => new Option(choice, choice)));
     return select;
   }
@@ -159,9 +161,11 @@ function chosen(card) {
   if (!card.label.hidden) values.set("session_size", card.select.value);
   for (const input of card.options.querySelectorAll("input, select")) {
     if (input.type === "checkbox") values.set(input.name, String(input.checked));
-    else if (input.value !== "" || input.required) values.set(input.name, input.value);
+    // An empty text is a value; an empty number would be none, and gives way to the default.
+    else if (input.value !== "" || input.type === "text") values.set(input.name, input.value);
   }
-  return values.size ? `?${values}` : "";
+  const text = values.toString();
+  return text && `?${text}`;
 }
 
 function show(services) {

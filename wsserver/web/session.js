@@ -20,6 +20,7 @@ const ENDED = {
   4503: ["There is no room for another session now", "Try again when someone has ended a session."],
   4504: ["The service took too long to start", "It may be busy. Try again in a few minutes."],
 };
+const FAILED = ["The service has failed", "The session was stopped with it. Open a new one; if it happens again, tell the operator of this server."];
 const REFUSED = ["The server refused the connection or cannot be reached", "The link may have been used already or have expired. Check your network, or open a new one."];
 const BAD_ADDRESS = ["The address of this page is not complete", "Its host, port or path is not valid. Open a new one from the front page."];
 const USED = ["The link of this session has been used", "A session ends when its page is closed or loaded again. Open a new one to go on."];
@@ -29,6 +30,9 @@ const CANCELLED = ["You cancelled before the session was ready", "Open a new one
 const WORDS = { ready: "Ready to connect", connecting: "Connecting", starting: "Starting", connected: "Connected", ended: "Ended" };
 // How long the password of the session may take to arrive after it is asked for.
 const CREDENTIALS_TIMEOUT = 3000;
+// How often the stream of events may break in a row before it is given up.
+const MAX_BREAKS = 5;
+const OVER = ["closed", "expired", "released", "failed"];
 
 export const $ = (id) => document.getElementById(id);
 export const query = new URLSearchParams(location.search);
@@ -79,6 +83,8 @@ export function closed(code, reason) {
   if (byUser) return finish(byUser, detail);
   if (session.failure) return finish(session.failure, `${session.failure[2]} ${detail}`, said);
   if (code === 1006 && !opened) return finish(REFUSED, detail, said);
+  // The same code while it started and later; the words should differ.
+  if (code === 4500 && session.state === "connected") return finish(FAILED, detail, said);
   finish(ENDED[code] || ["The session ended unexpectedly", NEW], detail, said);
 }
 
@@ -143,13 +149,19 @@ let told = () => {};
 function follow() {
   if (!token || !window.EventSource) return;
   events = new EventSource(`/wsserver/events/${encodeURIComponent(token)}`);
+  let breaks = 0;
   events.onmessage = (event) => {
+    breaks = 0;
     latest = JSON.parse(event.data);
+    if (OVER.includes(latest.state)) events.close();
     showSteps();
     told();
   };
-  // Without them the session goes on; the browser itself tries again where that makes sense.
-  events.onerror = () => told();
+  // The browser itself tries again; without the events the session goes on.
+  events.onerror = () => {
+    if (++breaks >= MAX_BREAKS) events.close();
+    told();
+  };
 }
 
 function showSteps() {

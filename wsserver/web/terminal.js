@@ -3,9 +3,9 @@ import { $, begin, finish, makeBar, name, openSocket, session, setState } from "
 const NO_XTERM = ["The terminal component xterm.js is not installed on this server", "The operator of this server can install it with: make setup"];
 const SIZES = { smallest: 8, usual: 15, largest: 32 };
 
-// Telnet (RFC 854) with binary transmission (RFC 856) and the window size (RFC 1073).
+// Telnet (RFC 854) with binary transmission (RFC 856), timing marks (RFC 860) and the window size (RFC 1073).
 const IAC = 255, DONT = 254, DO = 253, WONT = 252, WILL = 251, SB = 250, SE = 240;
-const BINARY = 0, ECHO = 1, SGA = 3, NAWS = 31;
+const BINARY = 0, ECHO = 1, SGA = 3, TIMING_MARK = 6, NAWS = 31;
 
 let terminal = null;
 let socket = null;
@@ -24,11 +24,10 @@ async function connect() {
   terminal = new Terminal({ cursorBlink: false, fontSize: SIZES.usual, scrollback: 5000, screenReaderMode: true });
   const fit = new FitAddon();
   terminal.loadAddon(fit);
-  const read = telnet();
+  const read = telnet((bytes) => terminal.write(bytes));
   socket.addEventListener("message", (event) => {
-    const text = read(new Uint8Array(event.data));
     if (session.state !== "connected") show(fit);
-    terminal.write(text);
+    read(new Uint8Array(event.data));
   });
   terminal.onData((text) => type(new TextEncoder().encode(text)));
   terminal.onBinary((text) => type(Uint8Array.from(text, (letter) => letter.charCodeAt(0))));
@@ -76,6 +75,9 @@ function sendSize() {
 function answer(command, option) {
   if (command === WILL) {
     send(Uint8Array.from([IAC, [BINARY, ECHO, SGA].includes(option) ? DO : DONT, option]));
+  } else if (command === DO && option === TIMING_MARK) {
+    // When all before it is on the screen: until then the server holds further output back.
+    terminal.write("", () => send(Uint8Array.from([IAC, WILL, TIMING_MARK])));
   } else if (command === DO) {
     send(Uint8Array.from([IAC, option === NAWS ? WILL : WONT, option]));
     if (option !== NAWS) return;
@@ -84,29 +86,39 @@ function answer(command, option) {
   }
 }
 
-// Returns a function that takes bytes as they come and returns those for the screen.
-function telnet() {
+// Returns a function that takes bytes as they come; `show` gets those for the screen.
+function telnet(show) {
   let state = "data";
   let command = 0;
+  let shown = [];
+  const flush = () => {
+    if (shown.length) show(Uint8Array.from(shown));
+    shown = [];
+  };
+  const states = {
+    data: (byte) => {
+      if (byte === IAC) return "command";
+      shown.push(byte);
+      return "data";
+    },
+    command: (byte) => {
+      command = byte;
+      if (byte === IAC) shown.push(IAC);
+      if (byte >= WILL && byte < IAC) return "option";
+      return byte === SB ? "negotiation" : "data";
+    },
+    option: (byte) => {
+      flush();
+      answer(command, byte);
+      return "data";
+    },
+    // Nothing is negotiated that would need an answer.
+    negotiation: (byte) => (byte === IAC ? "ending" : "negotiation"),
+    ending: (byte) => (byte === SE ? "data" : "negotiation"),
+  };
   return (bytes) => {
-    const shown = [];
-    for (const byte of bytes) {
-      if (state === "data") {
-        if (byte === IAC) state = "command";
-        else shown.push(byte);
-      } else if (state === "command") {
-        command = byte;
-        if (byte === IAC) shown.push(IAC);
-        state = byte >= WILL && byte < IAC ? "option" : byte === SB ? "negotiation" : "data";
-      } else if (state === "option") {
-        answer(command, byte);
-        state = "data";
-      } else if (byte === SE) {
-        // Nothing is negotiated that would need an answer.
-        state = "data";
-      }
-    }
-    return Uint8Array.from(shown);
+    for (const byte of bytes) state = states[state](byte);
+    flush();
   };
 }
 

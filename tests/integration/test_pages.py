@@ -22,7 +22,8 @@ class Steps(RemoteServiceScript):
         for number, step in enumerate(["queued, position 3", "starting the node"]):
             self.progress(step)
             self.wait_until(gates.joinpath(str(number)).exists, "no gate")
-        raise ServiceFailed("no licence is free: " + repr(sorted(self._options.items())))
+        chosen = " ".join(f"{name}={value}" for name, value in sorted(self._options.items()))
+        raise ServiceFailed("no licence is free: " + chosen)
 """
 
 TERMINAL = {
@@ -49,7 +50,8 @@ class StartTests(BrowserCase):
             "nodes": {"title": "Number of nodes", "type": "integer", "minimum": 1, "default": 2},
             "queue": {"choices": ["short", "long"], "default": "short"},
             "shared": {"title": "Share the node", "type": "boolean", "default": False},
-            "label": {"title": "Label", "pattern": "[a-z]*", "default": ""},
+            "label": {"title": "Label", "pattern": "[a-z]*", "default": "run"},
+            "site": {"title": "Site", "choices": ["north", "south"]},
             "project": {"title": "Project"},
         }
         options = {"gates": str(self.folder), "reserve_options": rules}
@@ -62,12 +64,18 @@ class StartTests(BrowserCase):
         page.goto(self.server.http)
         return page.locator('[data-name="Job"]')
 
+    def filled(self, page: Page) -> Any:
+        """The card with what is required filled in."""
+        card = self.card(page)
+        card.get_by_label("Site").select_option("south")
+        card.get_by_label("Project").fill("turbine")
+        return card
+
     def test_steps(self) -> None:
         """The waiting page tells each step as it happens, and at the end why it failed."""
         # noVNC writes the failure to the console, which is right here.
         page = self.browser.new_page()
-        card = self.card(page)
-        card.get_by_label("Project").fill("turbine")
+        card = self.filled(page)
         card.get_by_role("button").click()
         page.wait_for_selector("#steps li[aria-current] >> text=queued, position 3")
         self.check_accessible(page)
@@ -93,7 +101,12 @@ class StartTests(BrowserCase):
         nodes.fill("5")
         card.get_by_label("queue").select_option("long")
         card.get_by_label("Share the node").check()
+        # An empty text is a value too, where there is another by default.
+        card.get_by_label("Label").fill("")
         # What is required has to be there: the browser says so itself.
+        card.get_by_role("button").click()
+        self.assertEqual(page.evaluate("document.activeElement.name"), "site")
+        card.get_by_label("Site").select_option("north")
         card.get_by_role("button").click()
         self.assertEqual(page.evaluate("document.activeElement.name"), "project")
         card.get_by_label("Project").fill("turbine")
@@ -106,14 +119,13 @@ class StartTests(BrowserCase):
         card.get_by_role("button").click()
         page.wait_for_selector('body[data-state="ended"]')
         said = page.locator("#said").inner_text()
-        for pair in ("'nodes', '5'", "'queue', 'long'", "'shared', 'true'", "'project', 'turbine'"):
-            self.assertIn(pair, said)
+        chosen = "label= nodes=5 project=turbine queue=long shared=true site=north"
+        self.assertIn(chosen, said)
 
     def test_refused_option(self) -> None:
         """What the server refuses is said at the card, in its words."""
         page = self.browser.new_page()
-        card = self.card(page)
-        card.get_by_label("Project").fill("turbine")
+        card = self.filled(page)
         card.get_by_label("Label").fill("NOT SO")
         card.get_by_role("button").click()
         page.wait_for_selector('[data-name="Job"] .error:not(:empty)')
@@ -185,8 +197,28 @@ class TerminalTests(BrowserCase):
     def test_much(self) -> None:
         """Much output comes through whole, and the terminal goes on."""
         page = self.open_terminal()
-        self.run_line(page, "seq 1 20000 | tail -n +19999; seq 1 20000; echo do''ne", "done")
-        self.assertIn("\n20000", self.text(page))
+        # Several times what the server sends ahead of what is shown.
+        self.run_line(page, "seq 1 200000; echo do''ne", "done")
+        self.assertIn("\n200000", self.text(page))
+
+    def test_interrupt(self) -> None:
+        """Output without end does not pile up before what comes after Ctrl-C."""
+        page = self.open_terminal()
+        self.run_line(page, "yes", "y")
+        page.keyboard.press("Control+c")
+        self.run_line(page, "clear; echo $((6*7))", "42")
+
+    def test_keyboard(self) -> None:
+        """The keys lead out of the terminal, to the bar and its buttons."""
+        page = self.open_terminal()
+        for move in (page.keyboard.down, page.keyboard.up):
+            for key in ("Control", "Alt", "Shift"):
+                move(key)
+        page.wait_for_selector("#bar.shown #smaller:focus")
+        page.locator("#end").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector('body[data-state="ended"]')
+        self.assertEqual(page.evaluate("document.activeElement.id"), "reason")
 
     def test_exit(self) -> None:
         """The end of the shell is the end of the session."""

@@ -79,7 +79,9 @@ export function finish([what, next], detail, said = "") {
 
 export function closed(code, reason) {
   const detail = `Close code ${code}${reason ? `, reason: ${reason}` : ", no reason given"}. Connection ${opened ? "had been" : "was never"} open.`;
-  const said = reason || (["failed", "stopping"].includes(latest.state) ? latest.reason : "");
+  const known = ["failed", "stopping"].includes(latest.state) ? latest.reason : "";
+  // A close frame has room for 123 bytes; the events may know the rest.
+  const said = known.startsWith(reason) ? known : reason;
   if (byUser) return finish(byUser, detail);
   if (session.failure) return finish(session.failure, `${session.failure[2]} ${detail}`, said);
   if (code === 1006 && !opened) return finish(REFUSED, detail, said);

@@ -14,12 +14,10 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import struct
 import sys
 import termios
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +28,8 @@ from twisted.internet.protocol import ProcessProtocol, ServerFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wsserver.services._peers import owner
+
 #: Bytes mean themselves (RFC 856); conch has no name for it.
 BINARY = b"\0"
 #: The other side answers it when it has done all that came before (RFC 860).
@@ -39,8 +39,6 @@ MARK_EVERY = 64 * 1024
 MAX_MARKS = 4
 #: How long a command may take to end after the hang-up, in seconds.
 PATIENCE = 1.0
-
-_TCP_TABLE = Path("/proc/net/tcp")
 
 
 class Shell(ProcessProtocol):
@@ -63,7 +61,7 @@ class Shell(ProcessProtocol):
         """Pass output on."""
         self._terminal.show(data)
 
-    def processExited(self, reason: Failure) -> None:  # noqa: N802
+    def processExited(self, reason: Failure) -> None:
         """Kill what the command has left: it would keep the terminal open."""
         _kill_session(self.number)
 
@@ -123,14 +121,14 @@ class Terminal(Telnet):
         if self._shell is not None:
             self._shell.transport.write(data)
 
-    def telnet_WILL(self, option: bytes) -> None:  # noqa: N802
+    def telnet_WILL(self, option: bytes) -> None:
         """Take the answer to a mark, or an option."""
         if option == TIMING_MARK:
             self._answered()
         else:
             super().telnet_WILL(option)
 
-    def telnet_WONT(self, option: bytes) -> None:  # noqa: N802
+    def telnet_WONT(self, option: bytes) -> None:
         """As above: one who does not know marks refuses them, in time as well."""
         if option == TIMING_MARK:
             self._answered()
@@ -240,26 +238,6 @@ class Terminals(ServerFactory):
 def default_shell(env: Mapping[str, str], exists: Callable[[str], bool] = os.path.exists) -> str:
     """Return the shell of the user, else the best there is."""
     return env.get("SHELL") or ("/bin/bash" if exists("/bin/bash") else "/bin/sh")
-
-
-def owner(client: tuple[str, int], server: tuple[str, int], table: Path = _TCP_TABLE) -> int | None:
-    """Return the number of the user whose socket is at the client's end of a connection.
-
-    The table is that of proc(5), /proc/net/tcp; None where it does not have the socket.
-    """
-    wanted = [_hex(client), _hex(server)]
-    try:
-        lines = table.read_text().splitlines()[1:]
-    except OSError:
-        return None
-    fields = (line.split() for line in lines)
-    return next((int(field[7]) for field in fields if field[1:3] == wanted), None)
-
-
-def _hex(address: tuple[str, int]) -> str:
-    # The kernel prints the address as a number in the order of the machine.
-    (number,) = struct.unpack("=I", socket.inet_aton(address[0]))
-    return f"{number:08X}:{address[1]:04X}"
 
 
 def _kill_session(number: int) -> None:

@@ -73,10 +73,15 @@ class LaunchTestCase(SynchronousTestCase):
         """Let a start fail; return the public message, and what was logged."""
         with capturedLogs() as events:
             d = self.instance(workshop, create).start()
-            self.threads.finish()
+            self.finish_all()
         failure = self.failureResultOf(d, ServiceFailed)
         self.assert_no_timer()
         return str(failure.value), "\n".join(formatEvent(event) for event in events)
+
+    def finish_all(self) -> None:
+        """Finish every job, and those that they lead to."""
+        while self.threads.jobs:
+            self.threads.finish()
 
     def assert_no_timer(self) -> None:
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -185,9 +190,22 @@ class FailedStartTests(LaunchTestCase):
         instance = self.instance(Workshop(reply=KeyError("x")))
         self.failureResultOf(self.finished(instance.start()), ServiceFailed)
         d = self.stop(instance)
+        # The output is read for the log before the stop.
+        self.threads.finish()
+        self.assertEqual(self.workshop.last.stops, 0)
         self.threads.finish()
         self.successResultOf(d)
         self.assertEqual(self.workshop.last.stops, 1)
+
+    def test_broken_output(self) -> None:
+        """A script whose output cannot be read fails as any other."""
+
+        def output() -> str:
+            raise OSError("stale handle")
+
+        message, log = self.failed_start(Workshop(reply=ServiceFailed("no licence"), output=output))
+        self.assertEqual(message, "no licence")
+        self.assertIn("no output: OSError('stale handle')", log)
 
     def finished(self, d: Deferred[Any]) -> Deferred[Any]:
         self.threads.finish()
@@ -215,6 +233,7 @@ class TimeoutTests(LaunchTestCase):
         self.threads.begin()
         with capturedLogs() as events:
             self.clock.advance(30)
+            self.finish_all()
         (line,) = map(formatEvent, events)
         self.assertEqual(line, "Demo 1: failed: Demo did not start within 30 s\nthe tail")
 
@@ -225,6 +244,7 @@ class TimeoutTests(LaunchTestCase):
         deliver = self.threads.begin()
         self.clock.advance(30)
         self.failureResultOf(d, StartTimeout)
+        self.finish_all()
         stopped = self.stop(instance)
         self.assertEqual(self.threads.jobs, [])
         deliver()
@@ -345,14 +365,16 @@ class StopWhileStartingTests(LaunchTestCase):
         self.successResultOf(self.started)
 
     def test_home_during_stop(self) -> None:
-        """A start that its own stop brings home has nothing more to stop."""
+        """What a start began while its stop was under way is stopped, too."""
         deliver = self.threads.begin()
         d = self.stop(self.launched)
         self.clock.advance(5)
         deliver()
         self.threads.finish()
+        self.assertNoResult(d)
+        self.threads.finish()
         self.successResultOf(d)
-        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (1, []))
+        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (2, []))
 
     def test_no_thread_yet(self) -> None:
         """A start that has no thread yet is stopped once it had one."""
@@ -480,7 +502,7 @@ class WatchTests(LaunchTestCase):
         self.outcome = ServiceFailed("the job was cancelled")
         self.clock.advance(5)
         with capturedLogs() as events:
-            self.threads.finish()
+            self.finish_all()
         self.assertEqual([str(error) for error in lost], ["the job was cancelled"])
         self.assertIn("the tail", formatEvent(events[-1]))
         self.assert_no_timer()
@@ -542,4 +564,5 @@ class ToldTests(LaunchTestCase):
         self.threads.finish()
         with capturedLogs() as events:
             instance.log_ended()
+            self.finish_all()
         self.assertEqual(formatEvent(events[0]), "Demo 1: the service has ended\nbye")

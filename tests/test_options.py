@@ -26,7 +26,8 @@ class RuleTests(SynchronousTestCase):
 
     def test_string(self) -> None:
         """Plain text that can become an argument of a program, and no option of it."""
-        self.check(rule(), ["", "a b", "/tmp/ä", "$HOME;"], ["-x", "a\nb", "a\0", "\x1b[1m"])
+        self.check(rule(), ["a b", "/tmp/ä", "$HOME;"], ["", "-x", "a\nb", "a\0", "\x1b[1m"])
+        self.check(rule(default=""), ["", "a"], ["-x"])
         self.check(rule(), ["y" * MAX_LENGTH], ["y" * (MAX_LENGTH + 1)])
 
     def test_pattern(self) -> None:

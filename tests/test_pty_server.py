@@ -72,6 +72,9 @@ class OwnerTests(SynchronousTestCase):
         self.assertEqual(owner(client, server, table), 1001)
         self.assertEqual(owner(server, client, table), 1000)
         self.assertIsNone(owner(("127.0.0.1", 40001), server, table))
+        # A socket that its owner has closed already shows as nobody's, which is as root's.
+        table.write_text(TABLE.replace(" 1001        0 2 1 0", "    0        0 0 1 0"))
+        self.assertIsNone(owner(client, server, table))
         self.assertIsNone(owner(client, server, table / "missing"))
 
     def test_real(self) -> None:

@@ -120,6 +120,7 @@ class ShareTests(SynchronousTestCase):
         script.on_share = shared.append
         script.share(password="p", username="u")
         self.assertEqual(shared, [{"password": "p", "username": "u"}])
+        self.assertRaises(TypeError, script.share, password=b"p")
 
     def test_running(self) -> None:
         """A script that does not watch its service finds nothing wrong."""

@@ -369,7 +369,9 @@ class ServiceEndsTests(SessionsTestCase):
         session, seat = self.open()
         self.open()
         session.failed(ConnectFailed("no answer"))
+        session.finished()
         self.assertEqual((seat.dismissals, self.instance.stops), ([], 0))
+        self.assertEqual(self.instance.logged, [])
 
     def test_finished(self) -> None:
         """An orderly end is logged with what was printed last."""

@@ -227,25 +227,56 @@ class StopTests(SlurmCase):
         self.assertEqual(self.calls, [cancel, cancel, asked, cancel, asked])
         self.assertFalse(folder.exists())
         script.stop()
-        self.assertEqual(len(self.calls), 5)
 
-    def test_never_gone(self) -> None:
-        """A job that cannot be cancelled is told, and not forgotten."""
+    def test_slow_to_go(self) -> None:
+        """However long Slurm takes, or is away: the stop has ended when the job has."""
         script = self.make()
         self.start(script)
-        self.answers["squeue"] = ["7\n"]
-        self.assertIn("could not be cancelled", str(self.assertRaises(ServiceFailed, script.stop)))
-        self.answers["squeue"] = [""]
+        self.answers["squeue"] = [*["7\n"] * 50, ServiceFailed("away"), ""]
         script.stop()
         self.assertEqual(list(self.folder.iterdir()), [])
 
-    def test_never_submitted(self) -> None:
-        """Where sbatch fails and Slurm is away, there is nothing to wait for."""
+    def test_refused(self) -> None:
+        """Where sbatch was refused there is no job to cancel."""
         script = self.make()
-        self.answers["sbatch"] = self.answers["scancel"] = [ServiceFailed("away")]
+        self.answers["sbatch"] = [ServiceFailed("sbatch: invalid partition")]
         self.assertRaises(ServiceFailed, script.start)
         script.stop()
+        self.assertEqual([call[0] for call in self.calls], ["sbatch"])
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_unknown(self) -> None:
+        """Where sbatch was not answered in time there may be a job, which is cancelled."""
+        script = self.make()
+        self.answers["sbatch"] = [ServiceFailed("sbatch: Socket timed out on send/recv")]
+        self.assertRaises(ServiceFailed, script.start)
+        script.stop()
+        self.assertEqual([call[0] for call in self.calls], ["sbatch", "scancel", "squeue"])
+
+    def test_submitted_after_stop(self) -> None:
+        """A job that reaches Slurm while its session is stopped is cancelled by the second stop."""
+        script = self.make()
+        run = script.run
+
+        def slow(argv: Sequence[str], timeout: float = 30) -> str:
+            if argv[0] == "sbatch":
+                script.cancelled.set()
+                script.stop()
+            return run(argv, timeout)
+
+        script.run = slow  # type: ignore[method-assign]
+        self.assertRaises(ServiceFailed, self.start, script)
+        self.calls.clear()
+        script.stop()
+        self.assertEqual([call[0] for call in self.calls], ["scancel", "squeue"])
+
+    def test_silence(self) -> None:
+        """A Slurm that is silent for long does not end a session that runs."""
+        script = self.make()
+        self.start(script)
+        self.answers["scontrol"] = [ServiceFailed("away")]
+        for _ in range(3 * MAX_FAILURES):
+            script.check_running()
 
     def test_never_started(self) -> None:
         """A script that was not started stops at once."""

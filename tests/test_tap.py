@@ -290,6 +290,7 @@ class TryTests(TapCase):
             ("Demo?a=1&b=", "Demo", {"a": "1", "b": ""}),
             ("What?", "What?", {}),
             ("What??a=1", "What?", {"a": "1"}),
+            ("Demo?url=http://a/?b", "Demo", {"url": "http://a/?b"}),
         ):
             self.assertEqual(self.exit(f"-c {self.services} --try {wanted}"), 0)
             self.assertEqual(self.tried.pop(), (name, options))

@@ -199,7 +199,11 @@ class Desk(Service):
     def _keep(self, reservation: Reservation) -> None:
         self._store.put(reservation)
         for watcher in self._watchers:
-            watcher(reservation)
+            try:
+                watcher(reservation)
+            except Exception:
+                # Who merely looks on must not keep a session from ending.
+                _log.failure("a watcher of reservations failed")
 
     def _sweep_failed(self, failure: Failure) -> None:
         _log.failure("the sweep stopped", failure=failure)

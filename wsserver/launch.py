@@ -122,6 +122,8 @@ class Instance:
         self._on_share = on_share
         self._progress = ""
         self._watching: LoopingCall | None = None
+        #: Fires when what was logged last has its output.
+        self._saying: Deferred[None] | None = None
         self._script: RemoteServiceScript | None = None
         self._cancelled = False
         self._home: Deferred[None] | None = None
@@ -172,15 +174,25 @@ class Instance:
 
     def log_failed(self, reason: str) -> None:
         """Log that the instance failed, with the end of what its programs printed."""
-        _log.warn("{who}: failed: {reason}\n{output}", reason=reason, **self._for_log())
+        self._log_with_output(
+            partial(_log.warn, "{who}: failed: {reason}\n{output}", reason=reason)
+        )
 
     def log_ended(self) -> None:
         """Log that the service has ended by itself, with the end of what it printed."""
-        _log.info("{who}: the service has ended\n{output}", **self._for_log())
+        self._log_with_output(partial(_log.info, "{who}: the service has ended\n{output}"))
 
-    def _for_log(self) -> dict[str, str]:
-        output = self._script.output() if self._script is not None else ""
-        return {"who": f"{self._spec.name} {self._index}", "output": output}
+    def _log_with_output(self, log: Callable[..., None]) -> None:
+        """Log something; the script is asked for the output in a thread, before any stop."""
+
+        def say(output: object) -> None:
+            text = f"no output: {output.value!r}" if isinstance(output, Failure) else output
+            log(who=f"{self._spec.name} {self._index}", output=text)
+
+        if self._script is None:
+            say("")
+        else:
+            self._saying = self._launcher.run(self._script.output).addBoth(say)
 
     def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
         """End the instance; the Deferred fires when it has really ended.
@@ -204,8 +216,12 @@ class Instance:
             self._watching.stop()
         if not self._home.called:
             await self._start_returned(self._home)
+        if self._saying is not None:
+            await self._saying
+        late = not self._home.called
         await self._run_stop()
-        if not self._home.called:
+        if late:
+            # What the start has begun meanwhile may have escaped the first stop.
             await self._home
             await self._run_stop()
 

@@ -80,7 +80,11 @@ class Rule(BaseModel):
             fits = re.fullmatch(self.pattern, value) is not None
             _demand(fits, name, f"of the form {self.pattern}", value)
             return
-        # It may become an argument of a program, where a dash would make it an option.
+        if value == "" and self.default == "":
+            return
+        # It may become an argument of a program, where a dash would make it an option, and
+        # nothing at all would let the next argument take its place.
+        _demand(value != "", name, "given", value)
         plain = not value.startswith("-") and value.isprintable()
         _demand(plain, name, "plain text that does not begin with a dash", value)
 

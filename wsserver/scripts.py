@@ -98,7 +98,12 @@ class RemoteServiceScript:
         """Give the viewer what it needs to get in, such as ``password``; call it in ``start``.
 
         Only the holder of the token is told; it is neither logged nor shown.
+
+        Raises:
+            TypeError: a value is no string.
         """
+        if not all(isinstance(value, str) for value in credentials.values()):
+            raise TypeError("share() takes strings")
         self.on_share(credentials)
 
     def spawn(

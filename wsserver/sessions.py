@@ -107,15 +107,16 @@ class Session:
 
         Where others still use it, it goes on.
         """
-        if self._ending:
-            return
-        self._instance.log_failed(str(error))
-        if len(self._seats) <= 1:
+        if not self._ending and len(self._seats) <= 1:
+            self._instance.log_failed(str(error))
             self.end(Event.FAIL, error)
 
     def finished(self) -> None:
-        """Note that the service has sent its last byte; the log tells what it printed."""
-        if not self._ending:
+        """Note that the service has sent its last byte; the log tells what it printed.
+
+        Where others still use it, it goes on.
+        """
+        if not self._ending and len(self._seats) <= 1:
             self._instance.log_ended()
 
     def end(self, event: Event, error: WSServerError | None = None) -> None:

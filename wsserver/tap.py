@@ -206,9 +206,11 @@ def _checked(settings: Settings) -> str:
 
 def _tried(wanted: str, offers: Mapping[str, Offer]) -> bool:
     """Try a service, written as in the URL of a reservation but for the percent signs."""
-    name, _, query = (wanted, "", "") if wanted in offers else wanted.rpartition("?")
-    if name not in offers:
+    names = [name for name in offers if wanted == name or wanted.startswith(f"{name}?")]
+    if not names:
         raise usage.UsageError(f"--try: no service is called {wanted!r}, but {', '.join(offers)}")
+    name = max(names, key=len)
+    query = wanted.removeprefix(name).removeprefix("?")
     return try_service(offers[name], dict(parse_qsl(query, keep_blank_values=True)))
 
 

@@ -27,10 +27,20 @@ from wsserver.scripts import Address, RemoteServiceScript
 
 #: How long a service may take to say something first, as VNC servers do, in seconds.
 BANNER_TIMEOUT = 1.0
+#: How long a start that was given up may take to come home, in seconds.
+HOME_TIMEOUT = 5.0
 #: prctl's number for "give me the orphans among my descendants" (Linux).
 _SUBREAPER = 36
 
 Say = Callable[[str], None]
+
+
+class _Late(Exception):
+    """A call did not return in time; its thread goes on."""
+
+    def __init__(self, thread: Thread) -> None:
+        super().__init__()
+        self.thread = thread
 
 
 class TryFailed(Exception):
@@ -75,6 +85,10 @@ def _run(offer: Offer, options: Mapping[str, str], step: Say) -> list[str]:
     except (TryFailed, ServiceFailed) as error:
         problems.append(str(error))
         step("failed")
+    except BaseException as error:
+        # Ctrl-C, too: what was started is stopped in any case.
+        problems.append(repr(error))
+        step("failed")
     if script is not None:
         problems += _stop(script, offer.spec.stop_timeout, step, show=bool(problems))
         problems += _still_open(addresses)
@@ -97,8 +111,9 @@ def _create(offer: Offer, options: Mapping[str, str], step: Say) -> RemoteServic
 def _start(script: RemoteServiceScript, timeout: float) -> Addresses:
     try:
         reply = _in_time(script.start, timeout)
-    except TimeoutError:
+    except _Late as late:
         script.cancelled.set()
+        late.thread.join(HOME_TIMEOUT)
         raise TryFailed(f"start did not return within {timeout:g} s") from None
     except ServiceFailed:
         raise
@@ -132,7 +147,7 @@ def _stop(script: RemoteServiceScript, timeout: float, step: Say, show: bool) ->
     for turn in ("stop", "stop, the second time,"):
         try:
             _in_time(script.stop, timeout)
-        except TimeoutError:
+        except _Late:
             return [f"{turn} did not return within {timeout:g} s"]
         except BaseException as error:
             return [f"{turn} raised {error!r}"]
@@ -149,7 +164,7 @@ def _still_open(addresses: Addresses) -> list[str]:
 
 
 def _in_time(function: Callable[[], Any], timeout: float) -> Any:
-    """Call a function in a thread, as the server does; raise TimeoutError where it hangs."""
+    """Call a function in a thread, as the server does; raise _Late where it hangs."""
     outcome: Queue[tuple[Any, BaseException | None]] = Queue()
 
     def call() -> None:
@@ -158,11 +173,12 @@ def _in_time(function: Callable[[], Any], timeout: float) -> Any:
         except BaseException as error:
             outcome.put((None, error))
 
-    Thread(target=call, daemon=True).start()
+    thread = Thread(target=call, daemon=True)
+    thread.start()
     try:
         result, error = outcome.get(timeout=timeout)
     except Empty:
-        raise TimeoutError from None
+        raise _Late(thread) from None
     if error is not None:
         raise error
     return result

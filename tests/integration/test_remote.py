@@ -210,6 +210,25 @@ class RemoteTests(SynchronousTestCase):
         until(mark.exists)
         until(lambda: len(server.instances(NAME)) == 1)
 
+    def test_screen_of_somebody_else(self) -> None:
+        """A display that is there already is not shared in place of a new one."""
+        first = self.screen()
+        self.open(first)
+        server = self.serve(display_base=160, start_command=["sleep", "1000"])
+        peer = connect(f"{server.ws}?token={server.reserve(NAME)}")
+        self.assertEqual(self.closed(peer), (4500, "127.0.0.1: display :160 is taken"))
+
+    def test_screen_that_ends(self) -> None:
+        """An X server that ends at once is told with its status."""
+        reason = self.refusal(display_base=177, start_command=["sh", "-c", "exit 3"])
+        self.assertIn("the X server ended, with status 3", reason)
+
+    def test_hanging_stop_command(self) -> None:
+        """A stop command that hangs does not keep the programs on the host."""
+        server = self.screen(stop_command=["sleep", "1000"])
+        self.open(server).close()
+        self.check_clean(server)
+
     def test_taken_display(self) -> None:
         """A display that somebody else has is skipped, with a word about it."""
         first, second = self.screen(), self.screen()

@@ -20,7 +20,9 @@ def owner(client: tuple[str, int], server: tuple[str, int], table: Path = _TCP_T
     except OSError:
         return None
     fields = (line.split() for line in lines)
-    return next((int(field[7]) for field in fields if field[1:3] == wanted), None)
+    # A socket that is closed already shows as root's, without an inode.
+    owners = (int(f[7]) for f in fields if f[1:3] == wanted and f[9] != "0")
+    return next(owners, None)
 
 
 def _hex(address: tuple[str, int]) -> str:

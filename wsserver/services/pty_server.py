@@ -258,7 +258,8 @@ def _signal(numbers: Iterable[int], signal_number: int) -> None:
     for number in numbers:
         try:
             os.kill(number, signal_number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
+            # Gone, or become somebody else's by sudo.
             continue
 
 

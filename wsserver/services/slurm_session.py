@@ -14,9 +14,12 @@ and ``env`` also ``{port}``, ``{host}`` (the address to listen on) and ``{passwo
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +33,8 @@ from wsserver.services._remote import Ssh, SshOptions
 
 #: How often a busy controller may fail to answer before the session is given up.
 MAX_FAILURES = 5
-#: How long a cancelled job may take to be gone, in seconds; Slurm's own KillWait is 30.
-CANCEL_TIMEOUT = 120.0
+#: How long to wait at most before asking again whether a cancelled job is gone, in seconds.
+MAX_PAUSE = 5.0
 #: How much of the job's output is kept for the log, in bytes.
 TAIL_SIZE = 16 * 1024
 
@@ -105,7 +108,10 @@ class SlurmSession(RemoteServiceScript):
     watch_period = 10.0
 
     _folder: Path | None = None
+    _ssh: Ssh | None = None
     _id = ""
+    #: Slurm may have a job of ours.
+    _submitted = False
     _failures = 0
     _said = ""
     #: When to look after the job again, monotonic.
@@ -132,14 +138,15 @@ class SlurmSession(RemoteServiceScript):
     def start(self) -> tuple[str, int]:
         """Submit the job; return where its service is reached, once it is."""
         options = _template.checked(SlurmOptions, self._common_options)
-        self._folder = self._new_folder(options)
-        self._write_job(options, self._folder)
+        folder = self._folder = self._new_folder(options)
+        self._write_job(options, folder)
         self.progress("submitting the job")
-        self._submit(options, self._folder)
-        node, port = self._wait_for_node(options, self._folder)
+        self._submit(options, folder)
+        node, port = self._wait_for_node(options, folder)
         if options.tunnel == "ssh":
             self.progress(f"connecting to {node}")
-            node, port = "127.0.0.1", Ssh(self, node, options.ssh).connect(f"127.0.0.1:{port}")
+            self._ssh = Ssh(self, node, options.ssh)
+            node, port = "127.0.0.1", self._ssh.connect(f"127.0.0.1:{port}")
         self.progress("waiting for the service")
         banner = options.banner.encode()
         while not self.listens(port, node, banner):
@@ -147,25 +154,29 @@ class SlurmSession(RemoteServiceScript):
         return node, port
 
     def check_running(self) -> None:
-        """Raise ServiceFailed where the job runs no more."""
+        """Raise ServiceFailed where the job runs no more; a Slurm that is silent is no end."""
         self._look()
+        self._failures = 0
 
     def stop(self) -> None:
         """Cancel the job, wait until it is gone, and forget its folder."""
         super().stop()
-        folder = self._folder
-        if folder is None:
-            return
-        self._cancel(folder.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        self._folder = None
+        if self._ssh is not None:
+            self._ssh.forget()
+        if self._folder is not None:
+            # Kept in mind: a start that is still under way may submit the job after this.
+            if self._submitted:
+                self._cancel(self._folder.name)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def output(self) -> str:
         """Return the end of what the job has printed."""
         if self._folder is None:
             return super().output()
-        file = self._folder / "output"
-        said = file.read_bytes()[-TAIL_SIZE:] if file.exists() else b""
+        said = b""
+        with contextlib.suppress(OSError), (self._folder / "output").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_SIZE))
+            said = file.read(TAIL_SIZE)
         return f"{super().output()}\n[job {self._id}]\n{said.decode('utf-8', 'replace')}".strip()
 
     # -- the job
@@ -222,29 +233,29 @@ class SlurmSession(RemoteServiceScript):
             if (value := getattr(options, name)) is not None:
                 argv.append(f"--{name}={value}")
         argv += _template.fill_all(options.sbatch, self._values())
-        said = self.run([*argv, str(folder / "job")])
+        self._submitted = True
+        try:
+            said = self.run([*argv, str(folder / "job")])
+        except ServiceFailed as error:
+            # Where nobody has answered in time there may be a job all the same.
+            late = isinstance(error.__cause__, subprocess.TimeoutExpired)
+            self._submitted = late or "timed out" in str(error).lower()
+            raise
         self._id = said.strip().rpartition("\n")[2].partition(";")[0]
 
     def _cancel(self, name: str) -> None:
-        """Cancel the job of that name, and block until it is gone.
+        """Cancel the job of that name, and block until it is gone, however long that takes.
 
         By its name, as the number of a job just under way to Slurm is not known yet.
-
-        Raises:
-            ServiceFailed: it is still there after ``CANCEL_TIMEOUT``.
         """
-        deadline = time.monotonic() + CANCEL_TIMEOUT
-        while time.monotonic() < deadline:
-            try:
+        pause = 0.2
+        while True:
+            with contextlib.suppress(ServiceFailed):
                 self.run(["scancel", "--name", name])
                 if not self.run(["squeue", "-h", "--name", name, "-o", "%i"]).strip():
                     return
-            except ServiceFailed:
-                # A Slurm that has taken no job, and does not answer, has none to cancel.
-                if not self._id:
-                    return
-            time.sleep(0.2)
-        raise ServiceFailed(f"the job {name} could not be cancelled")
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
 
     # -- waiting for it
 

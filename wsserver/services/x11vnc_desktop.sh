@@ -13,13 +13,14 @@ fail() { echo "wsserver failed: $*"; exit 1; }
 finish() {
     trap '' TERM HUP INT
     trap - EXIT
+    # Whatever hangs below, this comes.
+    { sleep 5; rm -rf "$folder"; kill -KILL 0; } &
     [ -z "$stop_command" ] || eval "$stop_command"
     kill -TERM 0
-    { sleep 2; rm -rf "$folder"; kill -KILL 0; } &
     # shellcheck disable=SC2086  # a list of numbers
     wait $started
     rm -rf "$folder"
-    # What escaped the list, and the two seconds above.
+    # What escaped the list, and the five seconds above.
     kill -KILL 0
 }
 
@@ -66,10 +67,18 @@ start_xvfb() {
 }
 
 start_screen() {
+    number=${display#:}
+    # Somebody's session of before may live on there.
+    [ ! -S "/tmp/.X11-unix/X$number" ] || fail "display :$number is taken"
     say "starting the X server"
     eval "$start_command" &
-    started="$started $!"
-    until [ -S "/tmp/.X11-unix/X${display#:}" ]; do sleep 0.1; done
+    screen=$!
+    started="$started $screen"
+    until [ -S "/tmp/.X11-unix/X$number" ]; do
+        # One that has gone well may have left the X server running.
+        kill -0 "$screen" 2>/dev/null || wait "$screen" || fail "the X server ended, with status $?"
+        sleep 0.1
+    done
 }
 
 if [ "$tries" -gt 0 ]; then

@@ -83,6 +83,9 @@ class X11VNCOptions(_template.Strict):
 class X11VNCDesktopSession(RemoteServiceScript):
     """Starts x11vnc, and a screen where one is wanted."""
 
+    #: Longer than the shell script's own, on a slow connection too.
+    patience = 8.0
+
     _ssh: Ssh | None = None
     _folder = ""
     #: How many steps the user has been told.

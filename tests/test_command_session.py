@@ -8,11 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from wsserver import ServiceFailed
+from tests.fakes import make_desk
+from wsserver import ServiceFailed, scripts
+from wsserver.config import ServiceSpec
+from wsserver.desk import Desk
+from wsserver.errors import BadRequest, ConfigError
+from wsserver.offers import load_offers
 from wsserver.services import _password, _template
-from wsserver.services.command_session import CommandSession
+from wsserver.services.command_session import CommandOptions, CommandSession
 
 SERVER = """
 import os, socket, sys, time
@@ -42,6 +48,40 @@ class TemplateTests(SynchronousTestCase):
             self.assertRaises(ValueError, _template.check, [text], ["port"])
         error = self.assertRaises(ValueError, _template.check, ["{x}"], ["port", "index"])
         self.assertEqual(str(error), "{x} is unknown; there are {index}, {port}")
+
+    def test_single_brace(self) -> None:
+        """A brace that stands alone is told with the way out."""
+        error = self.assertRaises(ValueError, _template.fill, "a}b", {})
+        self.assertEqual(str(error), "a single } in 'a}b': write it twice")
+
+    def test_checked(self) -> None:
+        """All mistakes of the options are told at once, each with its place."""
+        wrong = {"command": [1, "x"], "prot": 1, "port": 0, "group": "staff"}
+        error = self.assertRaises(ValueError, _template.checked, CommandOptions, wrong)
+        places = [problem.split(": ")[0] for problem in str(error).split("; ")]
+        self.assertEqual(places, ["command.0", "port", "prot"])
+
+
+class LoadTests(SynchronousTestCase):
+    """The script as the server meets it."""
+
+    def desk(self, **options: Any) -> Desk:
+        spec = ServiceSpec(name="Any", script="command_session.py", count=1, options=options)
+        return make_desk(Clock(), *load_offers([spec], Path(self.mktemp())).values())
+
+    def test_unknown_placeholder(self) -> None:
+        """A placeholder that nothing fills in is found before the server starts."""
+        error = self.assertRaises(ConfigError, self.desk, command=["sh", "{option.x}"])
+        self.assertTrue(error.problems[0].startswith("$.Any.options: "), error.problems)
+        self.assertIn("{option.x} is unknown; there are {index}, ", error.problems[0])
+
+    def test_unknown_option(self) -> None:
+        """A reservation with an option that the file does not name is refused with words."""
+        for named in ({}, {"reserve_options": {"x": {"default": "1"}}}):
+            desk = self.desk(command=["sh"], **named)
+            error = self.assertRaises(BadRequest, desk.reserve, "Any", {"y": "1"})
+            self.assertIn("y is no option of this service", str(error))
+            desk.reserve("Any", {})
 
 
 class OptionTests(SynchronousTestCase):
@@ -84,6 +124,17 @@ class OptionTests(SynchronousTestCase):
         self.assertRaises(ValueError, CommandSession.check, common, {"y": "1"})
         self.assertRaises(ValueError, CommandSession.check, common, {"session_size": "1x1"})
         self.assertRaises(ValueError, CommandSession.check, {"command": ["sh"]}, {"x": "1"})
+
+
+class Hasty:
+    """A clock by which every look takes a minute."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 60
+        return self.now
 
 
 class StartTests(SynchronousTestCase):
@@ -140,6 +191,22 @@ class StartTests(SynchronousTestCase):
         """So may the first bytes that it says."""
         self.assertEqual(self.read(self.make(ready={"banner": "hell"}).start()), b"hello 0")
 
+    def test_slow(self) -> None:
+        """How long the program may take is start_timeout's business alone."""
+        # Each look at the clock finds a minute gone.
+        self.patch(scripts, "time", Hasty())
+        late = ["sh", "-c", 'sleep 0.2; exec "$@"', "sh"]
+        command = [*late, "{python}", "server.py", "{port}", "hello"]
+        for ready in ("port", {"banner": "hello"}, {"line": "^ready"}):
+            self.assertEqual(self.read(self.make(command=command, ready=ready).start()), b"hello")
+
+    def test_cancelled(self) -> None:
+        """A program that is never ready is waited for as long as somebody wants it."""
+        script = self.make(command=["sleep", "60"])
+        self.patch(script.cancelled, "wait", lambda _: script.cancelled.set())
+        error = self.assertRaises(ServiceFailed, script.start)
+        self.assertEqual(str(error), "the start was cancelled")
+
     def test_environment(self) -> None:
         """Environment and folder are filled in as well, with the options of the reservation."""
         script = self.make(
@@ -178,6 +245,7 @@ class StartTests(SynchronousTestCase):
         file = Path(self.read(script.start()).decode())
         self.assertEqual([{"password": file.read_text()}], shared)
         self.assertEqual(file.parent.stat().st_mode & 0o077, 0)
+        self.assertNotIn(file.read_text(), script.output())
         script.stop()
         self.assertFalse(file.exists())
         script.stop()

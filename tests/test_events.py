@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.fakes import make_desk
+from tests.wires import Reply, Wire
 from wsserver.events import KEEP_ALIVE, MAX_STREAMS, Events
 from wsserver.lifecycle import Event
+from wsserver.site import HTTPSite, Root
 
 
 class Reader:
@@ -140,6 +144,7 @@ class EventsTests(SynchronousTestCase):
         reader, body = self.read(method=b"HEAD")
         self.assertEqual((body, reader.headers["Content-Type"]), (b"", "text/event-stream"))
         self.assertIsNone(reader.producer)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_slow_reader(self) -> None:
         """A reader that is slow costs one snapshot, the newest."""
@@ -197,6 +202,84 @@ class EventsTests(SynchronousTestCase):
     def test_close(self) -> None:
         """At the end of the server every stream ends."""
         readers = [self.read()[0] for _ in range(2)]
+        streams = [reader.producer for reader in readers]
         self.events.close()
         self.assertEqual([reader.over for reader in readers], [True, True])
+        for stream in streams:
+            stream.finish()
+        self.events.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class WireTests(SynchronousTestCase):
+    """The same by HTTP itself."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.desk = make_desk(self.clock)
+        self.events = Events(self.desk, self.clock)
+        self.token = self.desk.reserve("Demo", {}).token
+        self.site = HTTPSite(Root(Resource(), self.events))
+
+    def ask(self, method: str = "GET") -> None:
+        """Ask for the events of the token."""
+        self.channel = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
+        self.wire = Wire(80, 5000)
+        self.channel.makeConnection(self.wire)
+        head = f"{method} /wsserver/events/{self.token} HTTP/1.1\r\nHost: x\r\n\r\n"
+        self.channel.dataReceived(head.encode())
+        self.addCleanup(self.hang_up)
+
+    def hang_up(self) -> None:
+        if self.wire.connected:
+            self.wire.connected = False
+            self.channel.connectionLost(Failure(ConnectionDone()))
+
+    def test_whole(self) -> None:
+        """A stream is one answer in chunks, with one end."""
+        self.ask()
+        self.desk.release(self.token)
+        whole = self.wire.take()
+        self.assertTrue(whole.endswith(b"\r\n0\r\n\r\n"))
+        reply = Reply(whole)
+        states = [
+            json.loads(line.removeprefix(b"data: "))["state"]
+            for line in reply.body.split(b"\n\n")
+            if line
+        ]
+        self.assertEqual((reply.code, states), (200, ["reserved", "released"]))
+        self.assertEqual(reply.headers["X-Accel-Buffering"], "no")
+        # The connection is good for another request.
+        self.channel.dataReceived(b"GET /wsserver/events/none HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(Reply(self.wire.take()).code, 404)
+
+    def test_slow(self) -> None:
+        """A connection that takes no more gets the newest snapshot once it does."""
+        self.ask()
+        self.wire.take()
+        self.wire.producer.pauseProducing()
+        self.desk.claim(self.token)
+        self.desk.note(self.token, "a")
+        self.assertEqual(self.wire.take(), b"")
+        self.wire.producer.resumeProducing()
+        self.assertEqual(self.wire.take().count(b"data: "), 1)
+
+    def test_hang_up(self) -> None:
+        """A browser that hangs up, slow or not, leaves nothing behind."""
+        for slow in (False, True):
+            self.ask()
+            if slow:
+                self.wire.producer.pauseProducing()
+            self.hang_up()
+            self.wire.take()
+            self.desk.claim(self.token)
+            self.assertEqual(self.wire.take(), b"")
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.events._streams, {})
+
+    def test_head(self) -> None:
+        """HEAD is answered at once."""
+        self.ask("HEAD")
+        head, _, body = self.wire.take().partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 "))
+        self.assertEqual((body, self.events._streams), (b"", {}))

@@ -196,6 +196,18 @@ class InputTests(ProcessTestCase):
         group.stop(0)
         self.assertFalse(group.running)
 
+    def test_gone_before_its_input(self) -> None:
+        """A program that has ended before its input came is no failure."""
+
+        def write(*args: object) -> int:
+            raise BrokenPipeError
+
+        self.patch(processes.os, "write", write)
+        group = self.group("exit 5", stdin=b"secret")
+        wait_until(lambda: not group.running)
+        group.stop(0)
+        self.assertEqual(group.status(), 5)
+
     def test_last_words(self) -> None:
         """What a program said at its very end is in its output."""
         for _ in range(20):

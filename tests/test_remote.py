@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.fakes import wait_until
 from wsserver import RemoteServiceScript, ServiceFailed
 from wsserver.services import _remote
 from wsserver.services._remote import Ssh, SshOptions, shell_command
@@ -22,20 +27,49 @@ printf '%s\\n' "$*" >>"$FAKE_SSH.calls"
 """
 
 
+def speak(connection: socket.socket) -> None:
+    """Say something, and wait until the other side has gone."""
+    with connection:
+        connection.sendall(b"h")
+        connection.recv(1)
+
+
 class CommandTests(SynchronousTestCase):
+    #: Whoever logs in there may have one of these.
+    shells = [shell for shell in ("sh", "bash", "dash", "tcsh") if shutil.which(shell)]
+
     def through_a_shell(self, script: str, **variables: str) -> str:
         command = shell_command(script, variables)
         self.assertNotIn("\n", command)
-        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
-        return done.stdout
+        answers = {
+            subprocess.run([shell, "-c", command], capture_output=True, check=True).stdout
+            for shell in self.shells
+        }
+        (answer,) = answers
+        return answer.decode()
 
     def test_script(self) -> None:
         """A script of several lines arrives as it is."""
         script = "# it's\nprintf '%s|' \"$a\" 'b\\n'\n"
         self.assertEqual(self.through_a_shell(script, a="x  y"), "x  y|b\\n|")
 
+    def test_odd_values(self) -> None:
+        """So are those that a shell, printf or ssh might take for their own."""
+        for value in (
+            "it's",
+            '"',
+            "\\",
+            "\\n\\0101\\c",
+            "%s%d%%",
+            "a\n\nb\n",
+            "\r\t",
+            "$(id)`id`",
+            "ä€😀",
+        ):
+            self.assertEqual(self.through_a_shell('printf %s "$a"; echo .', a=value), value + ".\n")
+
     @settings(max_examples=30, deadline=None)
-    @given(st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"])))
+    @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
     def test_values(self, value: str) -> None:
         """Every value arrives as it is."""
         self.assertEqual(self.through_a_shell('printf %s "$a"; echo .', a=value), value + ".\n")
@@ -76,6 +110,21 @@ class SshTests(SynchronousTestCase):
         ):
             self.assertIn(flag, call)
 
+    def test_listens(self) -> None:
+        """A forwarded port has somebody behind it where it does not close at once."""
+        self.patch(_remote, "QUIET", 0.05)
+        ssh = self.ssh()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            self.assertTrue(ssh.listens(port))
+            server.accept()[0].close()
+            for does, expected in ((socket.socket.close, False), (speak, True)):
+                thread = threading.Thread(target=lambda does=does: does(server.accept()[0]))
+                thread.start()
+                self.assertEqual(ssh.listens(port), expected)
+                thread.join()
+        self.assertFalse(ssh.listens(port))
+
     def test_options(self) -> None:
         """The options of the service file; those of ssh itself come first, and so win."""
         ssh = self.ssh(
@@ -97,6 +146,39 @@ class SshTests(SynchronousTestCase):
             self.assertIn(flag, call)
         first, second = call.index("AliveInterval=1"), call.index("AliveInterval=5")
         self.assertLess(first, second)
+
+    def test_steps(self) -> None:
+        """The steps of a script are its marked lines, in their order, while it runs."""
+        program = self.script.spawn(
+            ["sh", "-c", "echo 'wsserver: one'; echo noise; echo 'wsserver: two'; cat"], stdin=b""
+        )
+        wait_until(lambda: program.output().count("\n") == 3)
+        self.assertEqual(_remote.steps_of(program), ["one", "two"])
+        self.script.stop()
+        error = self.assertRaises(ServiceFailed, _remote.steps_of, program)
+        self.assertEqual(str(error), "it ended, with status 0")
+
+    def test_mistakes(self) -> None:
+        """Options that ssh would take for something else are refused."""
+        for wrong in (
+            {"user": "-lroot"},
+            {"user": "a@b"},
+            {"port": 0},
+            {"options": ["-oProxyCommand=x"]},
+            {"options": ["ProxyCommand"]},
+            {"control_master": "yes"},
+            {"password": "x"},
+        ):
+            self.assertRaises(ValidationError, SshOptions.model_validate, wrong)
+
+    def test_ssh_gone(self) -> None:
+        """That a forwarded port cannot be given back does not keep anything from ending."""
+        ssh = self.ssh(
+            "case $* in *-O*) exit 255 ;; *) cat >/dev/null ;; esac", control_master=True
+        )
+        ssh.run("true", "/there")
+        ssh.forget()
+        self.assertIn("-O cancel", self.calls[-1])
 
     def failure(self, does: str) -> str:
         return str(self.assertRaises(ServiceFailed, self.ssh(does).connect, "x:1"))

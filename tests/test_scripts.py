@@ -91,7 +91,11 @@ class HelperTests(SynchronousTestCase):
     def test_cancelled(self) -> None:
         """Once nobody waits for the start, its helpers raise."""
         self.script.cancelled.set()
-        for call in (lambda: self.spawn("exit"), lambda: self.script.wait_for_port(1)):
+        for call in (
+            lambda: self.spawn("exit"),
+            lambda: self.script.wait_for_port(1),
+            lambda: self.script.wait_until(lambda: True, "never"),
+        ):
             error = self.assertRaises(ServiceFailed, call)
             self.assertEqual(str(error), "the start was cancelled")
 
@@ -195,6 +199,7 @@ class WaitTests(SynchronousTestCase):
         self.assertEqual(self.script.wait_for_port(port, banner=b"RFB "), ("127.0.0.1", port))
         self.assertTrue(self.script.listens(port))
         self.assertFalse(self.script.listens(port, banner=b"SSH-"))
+        self.assertFalse(self.script.listens(self.script.free_port()))
 
     def test_short_banner(self) -> None:
         """Who says less than that, or nothing, is somebody else."""

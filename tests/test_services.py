@@ -329,6 +329,12 @@ class X11VNCTests(ScriptCase):
         error = self.assertRaises(ServiceFailed, self.start, host="far")
         self.assertEqual(str(error), "far cannot be reached by ssh: Host key verification failed.")
 
+    def test_stopped_before_start(self) -> None:
+        """A script that never started has nothing to end."""
+        script = self.make(X11VNCDesktopSession)
+        script.stop()
+        self.assertEqual(self.started, [])
+
     def test_unavailable(self) -> None:
         """Missing programs, and mistakes in the options, are told."""
         check = X11VNCDesktopSession.unavailable

@@ -135,9 +135,10 @@ class StartTests(SlurmCase):
         self.assertEqual(
             self.calls[0],
             [
-                *("sbatch", "--parsable", "--no-requeue", f"--job-name={folder.name}"),
-                *(f"--output={folder}/output", "--partition=p", "--account=a", "--time=1:00"),
-                *("--gres=gpu:1", "-c4", f"{folder}/job"),
+                *("sbatch", "--partition=p", "--account=a", "--time=1:00", "--gres=gpu:1"),
+                # Ours come last: what the file says may not rename the job.
+                *("-c4", "--parsable", "--no-requeue", f"--job-name={folder.name}"),
+                *(f"--output={folder}/output", f"{folder}/job"),
             ],
         )
 

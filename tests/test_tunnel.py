@@ -446,7 +446,8 @@ class EndTests(TunnelCase):
         self.browser.pauseProducing()
         self.service.connectionLost(DONE)
         self.assertEqual(self.closed(), (1000, "the service has ended"))
-        self.assertEqual(self.session.left, 1)
+        self.assertEqual((self.session.left, self.session.finishes), (1, 1))
+        self.assertEqual(self.session.failures, [])
         # Or the answer to our close would never be read.
         self.assertFalse(self.browser.paused)
 
@@ -456,7 +457,8 @@ class EndTests(TunnelCase):
         self.service.dataReceived(b"half a")
         self.service.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.closed(), (4502, "the service broke the connection"))
-        self.assertEqual(self.session.left, 1)
+        self.assertEqual(self.session.failures, ["the service broke the connection"])
+        self.assertEqual((self.session.left, self.session.finishes), (1, 0))
 
     def test_service_that_never_ends(self) -> None:
         """A service that takes nothing more is cut off in the end."""

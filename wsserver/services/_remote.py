@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import shlex
 import shutil
+import socket
 import tempfile
 from functools import cache
 from typing import Annotated
@@ -22,6 +23,8 @@ from wsserver.services._template import Strict
 #: A host that answers no more is given up after 3 of these, in seconds.
 ALIVE_INTERVAL = 5
 CONNECT_TIMEOUT = 10
+#: A forwarded connection that lives so long has somebody behind it, in seconds.
+QUIET = 1.0
 
 #: How a shell script of ours tells its steps, and why it failed.
 SAYS = "wsserver: "
@@ -98,6 +101,19 @@ class Ssh:
                 last = connection.output().strip().rpartition("\n")[2] or "no answer"
                 raise ServiceFailed(f"{self._host} cannot be reached by ssh: {last}") from None
             raise ServiceFailed(f"{self._host}: {error}") from None
+
+    def listens(self, port: int) -> bool:
+        """Tell whether somebody listens behind a forwarded port, who says nothing first.
+
+        ssh itself accepts in any case, and closes where nobody does.
+        """
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=QUIET) as probe:
+                return probe.recv(1) != b""
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
 
     def forget(self) -> None:
         """Give a forwarded port back where the connection is shared, and hence goes on."""

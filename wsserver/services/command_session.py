@@ -12,6 +12,7 @@ reservation may have no others.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -145,10 +146,13 @@ class CommandSession(RemoteServiceScript):
     def _wait(
         self, ready: Literal["port"] | Ready, port: int, program: ProcessGroup
     ) -> tuple[str, int]:
+        # How long it may take is start_timeout's business alone.
         if isinstance(ready, Ready) and ready.line is not None:
             line = re.compile(ready.line, re.MULTILINE)
             failure = f"{program.name} did not say that it is ready"
-            self.wait_until(lambda: line.search(program.output()) is not None, failure, program)
+            self.wait_until(
+                lambda: line.search(program.output()) is not None, failure, program, math.inf
+            )
             return "127.0.0.1", port
         banner = (ready.banner or "") if isinstance(ready, Ready) else ""
-        return self.wait_for_port(port, process=program, banner=banner.encode())
+        return self.wait_for_port(port, "127.0.0.1", program, math.inf, banner.encode())

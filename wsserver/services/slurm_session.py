@@ -148,8 +148,7 @@ class SlurmSession(RemoteServiceScript):
             self._ssh = Ssh(self, node, options.ssh)
             node, port = "127.0.0.1", self._ssh.connect(f"127.0.0.1:{port}")
         self.progress("waiting for the service")
-        banner = options.banner.encode()
-        while not self.listens(port, node, banner):
+        while not self._service_listens(node, port, options.banner.encode()):
             self._pause(0.1, options.poll)
         return node, port
 
@@ -226,13 +225,15 @@ class SlurmSession(RemoteServiceScript):
         return file
 
     def _submit(self, options: SlurmOptions, folder: Path) -> None:
-        # A session that begins anew by itself would have nobody to use it.
-        argv = ["sbatch", "--parsable", "--no-requeue", f"--job-name={folder.name}"]
-        argv.append(f"--output={folder / 'output'}")
+        argv = ["sbatch"]
         for name in ("partition", "account", "time", "gres"):
             if (value := getattr(options, name)) is not None:
                 argv.append(f"--{name}={value}")
         argv += _template.fill_all(options.sbatch, self._values())
+        # Last, as the last one counts: by its name the job is found again, and a session
+        # that begins anew by itself would have nobody to use it.
+        argv += ["--parsable", "--no-requeue", f"--job-name={folder.name}"]
+        argv.append(f"--output={folder / 'output'}")
         self._submitted = True
         try:
             said = self.run([*argv, str(folder / "job")])
@@ -265,6 +266,11 @@ class SlurmSession(RemoteServiceScript):
             self._pause(0.1, options.poll)
         node, port = where.read_text().split()
         return node, int(port)
+
+    def _service_listens(self, node: str, port: int, banner: bytes) -> bool:
+        if self._ssh is not None and not banner:
+            return self._ssh.listens(port)
+        return self.listens(port, node, banner)
 
     def _pause(self, seconds: float, poll: float) -> None:
         """Wait a little; look after the job every ``poll`` seconds."""

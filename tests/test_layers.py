@@ -19,14 +19,15 @@ ROWS = [
     "errors",  # layer 0
     "options lifecycle logs",  # layer 1
     "config",
-    "registry access",
+    "registry access frames",
     "processes store",  # layer 2
     "scripts",
     "offers",
     "launch",
     "desk",  # layer 3
     "sessions",
-    "replies connect",  # layer 4: what doors share
+    "outlets",  # layer 4: what doors share
+    "relay drain replies connect handshake",
     "tunnel api pages events",  # the doors
     "site",
     "tls",  # layer 5
@@ -36,7 +37,7 @@ ROWS = [
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 DOORS = {"tunnel", "api", "pages", "events"}
 
-PURE = ["errors", "options", "config", "lifecycle", "registry", "access"]
+PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

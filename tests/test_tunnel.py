@@ -23,15 +23,9 @@ from wsserver.errors import (
     TokenInUse,
     WSServerError,
 )
-from wsserver.tunnel import (
-    CLOSE_TIMEOUT,
-    CONNECT_TIMEOUT,
-    DRAIN_TIMEOUT,
-    EARLY_BYTES,
-    HEAD_BYTES,
-    Tunnel,
-    TunnelFactory,
-)
+from wsserver.drain import PATIENCE
+from wsserver.handshake import HEAD_BYTES
+from wsserver.tunnel import CONNECT_TIMEOUT, EARLY_BYTES, Tunnel, TunnelFactory
 
 
 class TunnelCase(SynchronousTestCase):
@@ -342,7 +336,7 @@ class BytesTests(TunnelCase):
         self.service.dataReceived(b"down")
         self.service.dataReceived(b"y" * 70_000)
         self.assertEqual(self.sent(), [(2, b"down"), (2, b"y" * 70_000)])
-        self.assertGreaterEqual(self.session.touched, 4)
+        self.assertEqual(self.session.touched, 3)
 
     def test_byte_by_byte(self) -> None:
         """Frames may arrive in any pieces, and messages in any fragments."""
@@ -429,16 +423,41 @@ class EndTests(TunnelCase):
         self.open()
         self.service.dataReceived(b"last words")
         self.service.readConnectionLost()
-        self.assertEqual(self.sent()[0], (2, b"last words"))
-        # What is under way to the service is still sent.
+        (words, (opcode, reason)) = self.sent()
+        self.assertEqual((words, opcode), ((2, b"last words"), 8))
+        self.assertEqual(reason, struct.pack(">H", 1000) + b"the service has ended")
+        # What the browser had sent before it knew still goes to the service.
+        self.tunnel.dataReceived(frame(b"under way") + close())
+        self.assertEqual(self.wire.take(), b"under way")
+        self.assertTrue(self.browser.disconnecting)
+        self.hang_up()
         self.assertTrue(self.wire.disconnecting)
         self.assertEqual(self.session.left, 0)
         self.service.connectionLost(DONE)
-        self.assertEqual(self.session.left, 1)
-        self.tunnel.dataReceived(close())
-        self.assertTrue(self.browser.disconnecting)
-        self.hang_up()
+        self.assertEqual((self.session.left, self.session.failures), (1, []))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_service_ends_unanswered(self) -> None:
+        """A browser that does not answer the end keeps neither service nor connection."""
+        self.open()
+        self.service.readConnectionLost()
+        self.assertFalse(self.wire.disconnecting)
+        self.clock.advance(PATIENCE)
+        self.assertTrue(self.wire.disconnecting)
+        self.service.connectionLost(DONE)
+        self.assertEqual(self.session.left, 1)
+        self.clock.advance(PATIENCE)
+        self.assertTrue(self.browser.disconnecting)
+        self.clock.advance(PATIENCE)
+        self.assertTrue(self.browser.aborted)
+
+    def test_service_ends_and_breaks(self) -> None:
+        """A service that ends and then refuses what is still sent has ended all the same."""
+        self.open()
+        self.service.readConnectionLost()
+        self.service.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.closed()[0], 1000)
+        self.assertEqual((self.session.failures, self.session.left), ([], 1))
 
     def test_service_closes(self) -> None:
         """A service that closes both ways at once ends in good order, too."""
@@ -466,7 +485,7 @@ class EndTests(TunnelCase):
         self.hang_up()
         self.assertTrue(self.wire.disconnecting)
         self.assertFalse(self.wire.aborted)
-        self.clock.advance(CLOSE_TIMEOUT)
+        self.clock.advance(PATIENCE)
         self.assertTrue(self.wire.aborted)
         self.service.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.session.left, 1)
@@ -505,7 +524,7 @@ class EndTests(TunnelCase):
         """A second close of ours, by Autobahn, neither says more nor waits longer."""
         self.open()
         self.tunnel.dismiss(Released("released"))
-        self.clock.advance(CLOSE_TIMEOUT - 1)
+        self.clock.advance(PATIENCE - 1)
         self.tunnel.sendClose(1000)
         self.assertEqual(len(self.sent()), 1)
         self.clock.advance(1)
@@ -539,11 +558,11 @@ class EndTests(TunnelCase):
         """A browser that does not answer is closed after what is under way, then cut off."""
         self.open()
         self.tunnel.dismiss(Released("released"))
-        self.clock.advance(CLOSE_TIMEOUT)
+        self.clock.advance(PATIENCE)
         self.assertTrue(self.browser.disconnecting)
         self.assertFalse(self.browser.aborted)
         self.assertIsNone(self.browser.producer)
-        self.clock.advance(DRAIN_TIMEOUT)
+        self.clock.advance(PATIENCE)
         self.assertTrue(self.browser.aborted)
 
     def test_all_dismissed(self) -> None:

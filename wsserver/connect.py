@@ -76,11 +76,6 @@ class ServiceEnd(TwistedProtocol):
         """Send bytes to the service."""
         self._tcp.write(data)
 
-    def join(self, browser: Any) -> None:
-        """Let a slow service pause ``browser``, a producer, and begin to read."""
-        self._tcp.registerProducer(browser, True)
-        self.resumeProducing()
-
     def close(self) -> None:
         """Send what is under way, then close."""
         # A paused producer that stays registered would keep the connection open.

@@ -1,24 +1,23 @@
 """The websocket door: claim, launch, connect, join, and part again.
 
-Autobahn speaks the protocol (RFC 6455); one cancellable coroutine per connection leads
-from the handshake to the joined tunnel.  URLs and refusals: contract.md, "Websocket".
+One cancellable coroutine per connection leads from the handshake to the joined tunnel.
+Close codes: contract.md, "Websocket".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from autobahn.twisted.websocket import WebSocketServerFactory
+from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsserver.connect import Address, ServiceEnd, connect
+from wsserver.drain import Drain
 from wsserver.errors import (
     BadRequest,
     ConnectFailed,
@@ -26,17 +25,14 @@ from wsserver.errors import (
     TooMuchTooEarly,
     WSServerError,
 )
+from wsserver.frames import Scanner
+from wsserver.handshake import Handshake
+from wsserver.relay import Relay, join
 
 #: What a client may send while its service starts, in bytes.
 EARLY_BYTES = 64 * 1024
-#: The largest request head, in bytes, as in twisted.web.
-HEAD_BYTES = 16 * 1024
 #: How long a request head may take, in seconds.
 HEAD_TIMEOUT = 10
-#: How long either side may take to answer our close, in seconds.
-CLOSE_TIMEOUT = 10.0
-#: How long what is still under way to the browser may take after that, in seconds.
-DRAIN_TIMEOUT = 60.0
 #: How often a client is pinged, in seconds: below the 60 s of nginx.
 PING_INTERVAL = 20
 #: How long a tunnel without a token tries to connect, in seconds.
@@ -71,53 +67,25 @@ class Session(Protocol):
         """Take part no more."""
 
 
-class Tunnel(WebSocketServerProtocol):
+class Tunnel(Handshake):
     """One websocket, tunnelled to one TCP connection."""
 
     factory: TunnelFactory
 
     _session: Session | None = None
     _socket_name: str | None = None
-    _refusal: WSServerError | None = None
     _opening: Deferred[None] | None = None
     _service: ServiceEnd | None = None
-    _timer: IDelayedCall | None = None
-    _service_timer: IDelayedCall | None = None
+    _relay: Relay | None = None
+    _drain: Drain | None = None
+    _service_drain: Drain | None = None
+    _early = b""
+    #: The service has sent its last byte, and may still take some.
+    _finishing = False
 
-    # -- the handshake
-
-    def _dataReceived(self, data: bytes) -> None:
-        """Bound the request head, which Autobahn does not."""
-        if self.state == self.STATE_CONNECTING:
-            head = self.data + data[: HEAD_BYTES + 4]
-            end = head.find(b"\r\n\r\n")
-            if end > HEAD_BYTES or (end < 0 and len(head) > HEAD_BYTES):
-                self.failHandshake("the request head is too large", 431)
-                return
-        super()._dataReceived(data)
-
-    def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Claim the token; refuse with a real HTTP status where that fails."""
-        self._early = bytearray()
-        try:
-            self._claim()
-        except WSServerError as error:
-            self._refusal = error
-            raise ConnectionDeny(error.http_status, str(error)) from error
-        except Exception as error:
-            # Autobahn would tell the client what went wrong.
-            _log.failure("a token could not be claimed")
-            raise ConnectionDeny(500, "internal error") from error
-        self.factory.tunnels.add(self)
-        return "binary" if "binary" in request.protocols else None
-
-    def _claim(self) -> None:
-        try:
-            query = urlsplit(self.http_request_uri).query
-            fields = parse_qs(query, keep_blank_values=True, max_num_fields=1000, errors="strict")
-        except ValueError:
-            raise BadRequest("the query cannot be understood") from None
-        token, self._socket_name = _single(fields, "token"), _single(fields, "socket")
+    def claim(self, token: str | None, socket_name: str | None) -> None:
+        """Take a seat in the session of the token, or the fixed host where there is none."""
+        self._socket_name = socket_name
         if self.factory.closed:
             raise ShuttingDown
         if token is not None:
@@ -125,21 +93,11 @@ class Tunnel(WebSocketServerProtocol):
         elif self.factory.basic is None:
             raise BadRequest("a token is needed")
 
-    def sendHttpErrorResponse(
-        self,
-        code: int,
-        reason: str,
-        responseHeaders: Any = None,  # noqa: N803
-    ) -> None:
-        """Answer a refused handshake so that any HTTP client understands it."""
-        body = f"{reason}\n".encode()
-        headers = [*self.factory.http_headers, ("Content-Type", "text/plain; charset=utf-8")]
-        headers += [("Content-Length", str(len(body))), ("Connection", "close")]
-        if self._refusal is not None and self._refusal.retry_after is not None:
-            headers.append(("Retry-After", str(self._refusal.retry_after)))
-        phrase = "".join(c if c.isprintable() else " " for c in reason)
-        lines = [f"HTTP/1.1 {code} {phrase}", *(f"{k}: {v}" for k, v in headers), "", ""]
-        self.sendData("\r\n".join(lines).encode() + body)
+    def onConnect(self, request: ConnectionRequest) -> str | None:
+        """Claim, and be counted."""
+        subprotocol = super().onConnect(request)
+        self.factory.tunnels.add(self)
+        return subprotocol
 
     # -- from the handshake to the joined tunnel
 
@@ -169,14 +127,27 @@ class Tunnel(WebSocketServerProtocol):
     def _join(self, service: ServiceEnd) -> None:
         self._service = service
         if self._early:
-            service.write(bytes(self._early))
-            self._early.clear()
+            service.write(self._early)
+            self._early = b""
         if self._session is not None:
             self._session.opened()
         # Behind twisted.web the HTTP channel is still registered here.
         self.transport.unregisterProducer()
-        self.transport.registerProducer(service, True)
-        service.join(self.transport)
+        begun: bytes = self.data
+        self.data = b""
+        self._relay = join(self, service, self._scanner())
+        if begun:
+            self._relay.from_browser(begun)
+
+    def _scanner(self) -> Scanner:
+        """Return a scanner that goes on where Autobahn has come to."""
+        limit = min(filter(None, [self.maxFramePayloadSize, self.maxMessagePayloadSize]), default=0)
+        frame = self.current_frame
+        if frame is None:
+            return Scanner(limit, fragmented=self.inside_message)
+        left = frame.length - self.current_frame_masker.pointer()
+        control = frame.opcode > 7
+        return Scanner(limit, left, self.inside_message if control else not frame.fin)
 
     def _open_failed(self, failure: Failure) -> None:
         error = failure.value
@@ -187,7 +158,18 @@ class Tunnel(WebSocketServerProtocol):
             error = WSServerError("internal error")
         self._fail(error)
 
-    # -- browser to service
+    # -- bytes
+
+    def _dataReceived(self, data: bytes) -> None:
+        """Take what the transport has received."""
+        if self._relay is not None:
+            self._relay.from_browser(data)
+        else:
+            super()._dataReceived(data)
+
+    def other_frames(self, data: bytes) -> None:
+        """Let Autobahn handle frames that are not plain data."""
+        super()._dataReceived(data)
 
     def onMessageBegin(self, isBinary: bool) -> None:  # noqa: N803
         """Only binary messages carry a byte stream (contract.md)."""
@@ -197,11 +179,11 @@ class Tunnel(WebSocketServerProtocol):
 
     def onMessageFrameData(self, payload: bytes) -> None:
         """Pass bytes on as they come: no message is ever assembled."""
-        if self.state != self.STATE_OPEN:
+        if self._relay is not None:
+            if self._relay.up and self._service is not None:
+                self._service.write(payload)
+        elif self.state != self.STATE_OPEN:
             return
-        if self._service is not None:
-            self._touch()
-            self._service.write(payload)
         elif len(self._early) + len(payload) > EARLY_BYTES:
             self.dismiss(TooMuchTooEarly("too much was sent before the service was ready"))
         else:
@@ -213,35 +195,45 @@ class Tunnel(WebSocketServerProtocol):
     def onMessageEnd(self) -> None:
         """As above."""
 
-    # -- service to browser
+    def touch(self) -> None:
+        """Note that bytes move."""
+        if self._session is not None:
+            self._session.touch()
 
     def from_service(self, data: bytes) -> None:
-        """Send bytes of the service as one binary message."""
-        if self.state == self.STATE_OPEN:
-            self._touch()
-            self.sendMessage(data, isBinary=True)
+        """Take bytes that the service's transport has received."""
+        if self._relay is not None:
+            self._relay.from_service(data)
+
+    # -- the way out
 
     def service_finished(self) -> None:
-        """The service has sent its last byte: an orderly end."""
-        if self._session is not None and self.state == self.STATE_OPEN:
-            self._session.finished()
-        self._close(1000, "the service has ended")
+        """The service has sent its last byte: an orderly end.
+
+        What the browser has sent until it knows still goes to the service.
+        """
+        if self.state == self.STATE_OPEN:
+            if self._session is not None:
+                self._session.finished()
+            self._finishing = True
+            self._close(1000, "the service has ended")
 
     def service_lost(self, reason: Failure) -> None:
         """The connection to the service is gone."""
         if self._service is None:
             return
         self._service = None
-        _cancel(self._service_timer)
+        if self._service_drain is not None:
+            self._service_drain.cancel()
+        if self._relay is not None:
+            self._relay.service_lost()
         # A service that was slow to the end has left the browser paused.
         self.transport.resumeProducing()
         if reason.check(ConnectionDone):
             self.service_finished()
-        else:
+        elif self.state == self.STATE_OPEN:
             self._fail(ConnectFailed("the service broke the connection"))
         self._end()
-
-    # -- the way out
 
     def dismiss(self, error: WSServerError) -> None:
         """Close the websocket with the code and words of ``error``."""
@@ -258,16 +250,24 @@ class Tunnel(WebSocketServerProtocol):
         reasonUtf8: bytes | None = None,  # noqa: N803
         isReply: bool = False,  # noqa: N803
     ) -> None:
-        """Begin or answer a close: from here on nothing is tunnelled."""
+        """Begin or answer a close: from here on nothing goes to the browser."""
         super().sendCloseFrame(code, reasonUtf8, isReply)
-        if self._timer is None:
-            self._timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._no_answer)
-        self._end()
+        if self._relay is not None:
+            self._relay.down = False
+        if self._drain is None:
+            steps = [self._end, self._hang_up, self.transport.abortConnection]
+            ends = [self.transport, *([self._service.transport] if self._service else [])]
+            self._drain = Drain(self.factory.reactor, ends, steps[0 if self._finishing else 1 :])
+        if not self._finishing:
+            self._end()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         """The websocket is gone, whatever step the tunnel is in."""
         self.factory.tunnels.discard(self)
-        _cancel(self._timer)
+        if self._drain is not None:
+            self._drain.cancel()
+        if self._relay is not None:
+            self._relay.browser_lost()
         self._end()
 
     def _close(self, code: int, reason: str) -> None:
@@ -289,20 +289,17 @@ class Tunnel(WebSocketServerProtocol):
 
     def _part(self, service: ServiceEnd) -> None:
         """Close the connection to the service after what is under way to it."""
-        if self._service_timer is None:
-            self._service_timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, service.abort)
+        if self._relay is not None:
+            self._relay.up = False
+        if self._service_drain is None:
+            ends = [service.transport]
+            self._service_drain = Drain(self.factory.reactor, ends, [service.abort])
             service.close()
 
-    def _no_answer(self) -> None:
+    def _hang_up(self) -> None:
         # What the browser has not read yet is still sent; then the transport closes.
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-        abort = self.transport.abortConnection
-        self._timer = self.factory.reactor.callLater(DRAIN_TIMEOUT, abort)
-
-    def _touch(self) -> None:
-        if self._session is not None:
-            self._session.touch()
 
 
 class TunnelFactory(WebSocketServerFactory):
@@ -350,15 +347,3 @@ class TunnelFactory(WebSocketServerFactory):
         self.closed = True
         for tunnel in list(self.tunnels):
             tunnel.dismiss(error)
-
-
-def _single(fields: dict[str, list[str]], name: str) -> str | None:
-    values = fields.get(name, [])
-    if len(values) > 1:
-        raise BadRequest(f"{name} stands twice")
-    return values[0] if values else None
-
-
-def _cancel(timer: IDelayedCall | None) -> None:
-    if timer is not None and timer.active():
-        timer.cancel()

@@ -1,0 +1,89 @@
+"""The opening handshake of a websocket: bounded, and refused as any HTTP client understands.
+
+Autobahn speaks it (RFC 6455, section 4).  URLs and refusals: contract.md, "Websocket".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.logger import Logger
+
+from wsserver.errors import BadRequest, WSServerError
+
+#: The largest request head, in bytes, as in twisted.web.
+HEAD_BYTES = 16 * 1024
+
+_log = Logger(namespace="wsserver.tunnel")
+
+
+class Handshake(WebSocketServerProtocol):
+    """A websocket up to the answer to its request."""
+
+    #: What Autobahn has not understood yet.
+    data: bytes
+
+    _refusal: WSServerError | None = None
+
+    def claim(self, token: str | None, socket_name: str | None) -> None:
+        """Accept what the query asks for, or raise a WSServerError."""
+        raise NotImplementedError
+
+    def onConnect(self, request: ConnectionRequest) -> str | None:
+        """Refuse with a real HTTP status where the claim fails."""
+        try:
+            self.claim(*_query(self.http_request_uri))
+        except WSServerError as error:
+            self._refusal = error
+            raise ConnectionDeny(error.http_status, str(error)) from error
+        except Exception as error:
+            # Autobahn would tell the client what went wrong.
+            _log.failure("a token could not be claimed")
+            raise ConnectionDeny(500, "internal error") from error
+        return "binary" if "binary" in request.protocols else None
+
+    def sendHttpErrorResponse(
+        self,
+        code: int,
+        reason: str,
+        responseHeaders: Any = None,  # noqa: N803
+    ) -> None:
+        """Answer a refused handshake."""
+        body = f"{reason}\n".encode()
+        headers = [*self.factory.http_headers, ("Content-Type", "text/plain; charset=utf-8")]
+        headers += [("Content-Length", str(len(body))), ("Connection", "close")]
+        if self._refusal is not None and self._refusal.retry_after is not None:
+            headers.append(("Retry-After", str(self._refusal.retry_after)))
+        phrase = "".join(c if c.isprintable() else " " for c in reason)
+        lines = [f"HTTP/1.1 {code} {phrase}", *(f"{k}: {v}" for k, v in headers), "", ""]
+        self.sendData("\r\n".join(lines).encode() + body)
+
+    def _dataReceived(self, data: bytes) -> None:
+        """Bound the request head, which Autobahn does not."""
+        if self.state == self.STATE_CONNECTING:
+            head = self.data + data[: HEAD_BYTES + 4]
+            end = head.find(b"\r\n\r\n")
+            if end > HEAD_BYTES or (end < 0 and len(head) > HEAD_BYTES):
+                self.failHandshake("the request head is too large", 431)
+                return
+        super()._dataReceived(data)
+
+
+def _query(uri: str) -> tuple[str | None, str | None]:
+    """Return ``token`` and ``socket`` of a request."""
+    try:
+        query = urlsplit(uri).query
+        fields = parse_qs(query, keep_blank_values=True, max_num_fields=1000, errors="strict")
+    except ValueError:
+        raise BadRequest("the query cannot be understood") from None
+    return _single(fields, "token"), _single(fields, "socket")
+
+
+def _single(fields: dict[str, list[str]], name: str) -> str | None:
+    values = fields.get(name, [])
+    if len(values) > 1:
+        raise BadRequest(f"{name} stands twice")
+    return values[0] if values else None

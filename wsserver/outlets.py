@@ -1,0 +1,203 @@
+"""Where the bytes of a relay go: the socket of one side, written without detours.
+
+What a socket does not take at once is kept where it is, in the buffer it came in, its
+source reads no more meanwhile, and it goes out before anything that Twisted holds for
+that socket.  So a blocked direction costs one buffer, and nothing is copied or joined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.tcp import Connection
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+#: The payload of a TLS record (RFC 8446, section 5.1), and what a record adds at most.
+RECORD_SIZE = 16 * 1024
+RECORD_EXTRA = 64
+
+
+class Buffers:
+    """Buffers of one size that take turns, so that they stay in the processor's cache."""
+
+    #: How many are kept for the next burst.
+    SPARE = 8
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        """Return a buffer; its content is undefined."""
+        return self._free.pop() if self._free else bytearray(self.size)
+
+    def give(self, buffer: Any) -> None:
+        """Take a buffer back; anything else is let go."""
+        if type(buffer) is bytearray and len(self._free) < self.SPARE:
+            self._free.append(buffer)
+
+
+class Outlet(Protocol):
+    """What takes the bytes of one direction."""
+
+    def send(self, data: memoryview) -> bool:
+        """Send bytes; tell whether their buffer is free again.
+
+        Otherwise the source is paused, and nothing more may be sent until it is resumed.
+        """
+
+    def close(self) -> None:
+        """The connection is gone: forget what is kept."""
+
+
+class TransportOutlet:
+    """Writes through the transport; the transport pauses its producer itself."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def send(self, data: memoryview) -> bool:
+        """Send bytes."""
+        self._transport.write(bytes(data))
+        return True
+
+    def close(self) -> None:
+        """Nothing is kept here."""
+
+
+class SocketOutlet:
+    """Writes to the socket of a plain TCP transport.
+
+    Takes over the transport's ``doWrite``, where the reactor calls when the socket takes
+    more.  Twisted's own writes, and its closing, go on as ever after what is kept here.
+    """
+
+    def __init__(self, transport: Any, source: IPushProducer, buffers: Buffers) -> None:
+        self._transport = transport
+        self._send = transport.getHandle().send
+        self._source = source
+        self._buffers = buffers
+        self._kept: memoryview | None = None
+        self._paused = False
+        self._twisted_writes = transport.doWrite
+        transport.doWrite = self._do_write
+
+    def send(self, data: memoryview) -> bool:
+        """Send bytes; tell whether their buffer is free again."""
+        transport = self._transport
+        if transport.disconnected:
+            return True
+        if self._kept is not None or self._twisted_holds():
+            # Those come first.
+            transport.write(bytes(data))
+            self._pause()
+            return True
+        try:
+            sent = self._send(data)
+        except OSError:
+            # Either it is full, or the reactor finds out in doWrite what is wrong.
+            sent = 0
+        if sent == len(data):
+            return True
+        self._kept = data[sent:]
+        self._pause()
+        transport.startWriting()
+        return False
+
+    def close(self) -> None:
+        """The connection is gone: forget what is kept."""
+        self._free()
+        self._resume()
+        # Or the transport and this would keep one another in memory.
+        if vars(self._transport).get("doWrite") == self._do_write:
+            del self._transport.doWrite
+
+    def _do_write(self) -> Any:
+        if self._kept is not None:
+            try:
+                self._kept = self._kept[self._send(self._kept) :]
+            except BlockingIOError:
+                return None
+            except OSError:
+                return CONNECTION_LOST
+            if self._kept:
+                return None
+            self._free()
+        transport = self._transport
+        if self._twisted_holds() or transport.disconnecting:
+            result = self._twisted_writes()
+            if result or self._twisted_holds():
+                return result
+        else:
+            transport.stopWriting()
+        self._resume()
+        return None
+
+    def _twisted_holds(self) -> bool:
+        transport = self._transport
+        return bool(transport.dataBuffer or transport._tempDataBuffer)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._source.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._source.resumeProducing()
+
+    def _free(self) -> None:
+        if self._kept is not None:
+            self._buffers.give(self._kept.obj)
+            self._kept = None
+
+
+class TLSOutlet:
+    """Encrypts with the transport's own TLS connection, and writes to the socket below."""
+
+    def __init__(self, transport: Any, below: SocketOutlet, source: IPushProducer) -> None:
+        self._transport = transport
+        self._tls = transport.getHandle()
+        self._below = below
+        self._source = source
+        self._usual = False
+
+    def send(self, data: memoryview) -> bool:
+        """Send bytes; their buffer is always free again."""
+        if self._usual:
+            self._transport.write(bytes(data))
+            return True
+        room = len(data) + (len(data) // RECORD_SIZE + 1) * RECORD_EXTRA
+        try:
+            while data:
+                data = data[self._tls.send(data) :]
+        except SSL.Error:
+            # It must read first, or it is broken: Twisted knows what to do then.
+            self._usual = True
+            self._transport.registerProducer(self._source, True)
+            self._transport.write(bytes(data))
+        else:
+            self._send_encrypted(room)
+        return True
+
+    def _send_encrypted(self, room: int) -> None:
+        with contextlib.suppress(SSL.WantReadError):
+            while len(encrypted := self._tls.bio_read(room)) == room:
+                self._below.send(memoryview(encrypted))
+            self._below.send(memoryview(encrypted))
+
+    def close(self) -> None:
+        """The connection is gone: forget what is kept."""
+        self._below.close()
+
+
+def socket_below(transport: Any) -> Any:
+    """Return the plain TCP transport that is, or carries, this one; None where none does."""
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport = transport.transport
+    return transport if isinstance(transport, Connection) else None

@@ -17,7 +17,7 @@ SERVICES = HOUSE / "services"
 #: never from its own row.  A new room has to be given its place here.
 ROWS = [
     "errors",  # layer 0
-    "options lifecycle logs",  # layer 1
+    "options lifecycle logs process",  # layer 1
     "config",
     "registry access frames",
     "processes store",  # layer 2

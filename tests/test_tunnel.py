@@ -35,7 +35,7 @@ class TunnelCase(SynchronousTestCase):
         self.clock = Clock()
         self.patch(txaio.config, "loop", self.clock)
         self.plug = Plug()
-        self.patch(connect, "HostnameEndpoint", self.plug)
+        self.patch(connect, "endpoint", self.plug)
         self.session = FakeSession()
         self.refusal: WSServerError | None = None
         self.joins: list[str] = []

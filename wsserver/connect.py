@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import deferLater
@@ -17,6 +23,9 @@ from zope.interface import implementer
 from wsserver.errors import ConnectFailed
 
 Address = tuple[str, int]
+
+#: How long attempts follow each other closely, in seconds.
+EAGER = 5.0
 
 _log = Logger(namespace="wsserver.connect")
 
@@ -119,9 +128,9 @@ async def connect(reactor: Any, browser: Browser, address: Address, timeout: flo
     began = reactor.seconds()
     while True:
         left = max(0.1, began + timeout - reactor.seconds())
-        endpoint = HostnameEndpoint(reactor, *address, timeout=left)
         try:
-            service = await endpoint.connect(ServiceFactory(browser))
+            there = endpoint(reactor, *address, timeout=left)
+            service = await there.connect(ServiceFactory(browser))
         except CancelledError:
             raise
         except Exception as error:
@@ -133,9 +142,17 @@ async def connect(reactor: Any, browser: Browser, address: Address, timeout: flo
             service.abort()
             problem = "nobody listens"
         waited = reactor.seconds() - began
-        # Soon at first, for a quick first picture, and ever more rarely.
-        pause = min(0.25, 0.01 + waited / 8)
+        # Soon at first, for a quick first picture.
+        pause = 0.01 if waited < EAGER else 0.1
         if waited + pause >= timeout:
             _log.warn("no connection to {a}: {problem}", a=address, problem=problem)
             raise ConnectFailed("the service does not answer")
         await deferLater(reactor, pause)
+
+
+def endpoint(reactor: Any, host: str, port: int, timeout: float) -> IStreamClientEndpoint:
+    """Return where a service is; ``timeout`` is in seconds."""
+    # To look up what is no name costs more than the rest of a connection.
+    kind = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
+    made: IStreamClientEndpoint = kind(reactor, host, port, timeout=timeout)
+    return made

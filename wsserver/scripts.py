@@ -20,6 +20,8 @@ from wsserver.processes import ProcessGroup
 #: Host and port of a listening socket.
 Address = tuple[str, int]
 
+#: How often it is asked whether something has come, in seconds.
+POLL = 0.01
 #: What a service has no business to know.
 _SECRET_VARIABLES = ("WEBSOCKETSERVER_SECURITY_TOKEN",)
 
@@ -183,7 +185,7 @@ class RemoteServiceScript:
         process: ProcessGroup | None = None,
         timeout: float = 30.0,
     ) -> None:
-        """Block until ``ready()`` is true; it is asked every 20 ms.
+        """Block until ``ready()`` is true; it is asked every 10 ms.
 
         Raises:
             ServiceFailed: ``process`` ended; or ``timeout`` seconds went by, with the
@@ -198,7 +200,7 @@ class RemoteServiceScript:
                 return
             if time.monotonic() >= deadline:
                 raise ServiceFailed(failure)
-            self.cancelled.wait(0.02)
+            self.cancelled.wait(POLL)
 
     def listens(self, port: int, host: str = "127.0.0.1", banner: bytes = b"") -> bool:
         """Tell whether something listens on the port now, and says ``banner`` first."""

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from wsserver.config import Settings, load_settings, make_settings, service_file
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
 from wsserver.offers import Offer
+from wsserver.process import prepare, raise_file_limit, settle
 from wsserver.server import Server, check_directory, offers_of
 from wsserver.tls import context_factory
 from wsserver.tryout import try_service
@@ -120,8 +120,7 @@ def makeService(options: Options) -> Server:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    # Twisted's timers follow the wall clock, which may step; nothing is timed yet.
-    reactor.seconds = time.monotonic
+    prepare(reactor)
     try:
         offers = offers_of(options.settings)
         server = TwistdServer(reactor, options.settings, offers, reactor.stop)
@@ -143,6 +142,12 @@ class TwistdServer(Server):
         if isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self.log_observer)
         super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """Serve, with all that the process can have for it."""
+        super().startService()
+        raise_file_limit()
+        settle()
 
     def privilegedStartService(self) -> None:
         """Listen on every port, or exit."""

@@ -341,9 +341,21 @@ class TunnelFactory(WebSocketServerFactory):
             maxMessagePayloadSize=max_message_size,
             tcpNoDelay=True,
         )
+        self.protocol = _with_options(self)
 
     def dismiss_all(self, error: WSServerError) -> None:
         """Close every tunnel, and refuse new ones."""
         self.closed = True
         for tunnel in list(self.tunnels):
             tunnel.dismiss(error)
+
+
+def _with_options(factory: TunnelFactory) -> type[Tunnel]:
+    """Return the protocol with the options of its factory as attributes of the class.
+
+    Autobahn would copy them to each connection, and format them all for its debug log,
+    which takes longer than the whole rest of a handshake.
+    """
+    options = {name: getattr(factory, name) for name in Tunnel.CONFIG_ATTRS}
+    shared = {k: staticmethod(v) if callable(v) else v for k, v in options.items()}
+    return type("Tunnel", (Tunnel,), {**shared, "CONFIG_ATTRS": ()})

@@ -1,0 +1,72 @@
+"""What a process of our own sets for itself."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from types import SimpleNamespace
+
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from wsserver import process
+from wsserver.process import SWITCH_INTERVAL, WANTED_FILES, prepare, raise_file_limit, settle
+
+
+class PrepareTests(SynchronousTestCase):
+    def test_prepare(self) -> None:
+        """Timers follow a clock that never steps, and busy threads give way soon."""
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        reactor = SimpleNamespace()
+        prepare(reactor)
+        self.assertIs(reactor.seconds, time.monotonic)
+        self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL)
+
+    def test_settle(self) -> None:
+        """What is there at the start is no garbage that is looked through for ever."""
+        self.addCleanup(gc.unfreeze)
+        settle()
+        self.assertGreater(gc.get_freeze_count(), 0)
+
+
+class FileLimitTests(SynchronousTestCase):
+    def limit(self, soft: int, hard: int) -> tuple[list[tuple[int, int]], str]:
+        """Return what was set, and what was said."""
+        made: list[tuple[int, int]] = []
+        fake = SimpleNamespace(
+            RLIMIT_NOFILE=resource.RLIMIT_NOFILE,
+            RLIM_INFINITY=resource.RLIM_INFINITY,
+            getrlimit=lambda _: (soft, hard),
+            setrlimit=lambda _, limits: made.append(limits),
+        )
+        self.patch(process, "resource", fake)
+        said: list[str] = []
+
+        def hear(event: dict[str, object]) -> None:
+            if event.get("log_namespace") == "wsserver":
+                said.append(str(event["log_format"]).format(**event))
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        raise_file_limit()
+        return made, "".join(said)
+
+    def test_raised(self) -> None:
+        """The soft limit is raised as far as it is any use."""
+        never = resource.RLIM_INFINITY
+        for hard in (WANTED_FILES, 2**20, never):
+            self.assertEqual(self.limit(1024, hard), ([(WANTED_FILES, hard)], ""))
+
+    def test_high_already(self) -> None:
+        """A limit that is high enough is left alone."""
+        never = resource.RLIM_INFINITY
+        for soft, hard in ((WANTED_FILES, 2**20), (2**20, 2**20), (never, never)):
+            self.assertEqual(self.limit(soft, hard), ([], ""))
+
+    def test_few(self) -> None:
+        """Where the hard limit is low, the log tells how many tunnels there is room for."""
+        made, said = self.limit(1024, 4096)
+        self.assertEqual(made, [(4096, 4096)])
+        self.assertEqual(said, "4096 open files are allowed: room for 1948 tunnels")

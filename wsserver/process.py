@@ -1,0 +1,46 @@
+"""What a process of our own sets for itself; a host that embeds the server is left alone."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from typing import Any
+
+from twisted.logger import Logger
+
+#: What is wanted of open files: two a tunnel, and some for everything else.
+WANTED_FILES = 65536
+SPARE_FILES = 200
+#: How long a thread of a busy script may keep the reactor's thread waiting, in seconds.
+SWITCH_INTERVAL = 0.0005
+
+_log = Logger(namespace="wsserver")
+
+
+def prepare(reactor: Any) -> None:
+    """Set the clock of the timers and the turns of the threads, before anything is timed."""
+    # Twisted's timers follow the wall clock, which may step.
+    reactor.seconds = time.monotonic
+    # Python's own 5 ms are waited for at each system call of the reactor's thread.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as may be, and tell where they are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = WANTED_FILES if hard == unlimited else min(WANTED_FILES, hard)
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != unlimited and soft < WANTED_FILES:
+        room = max(0, soft - SPARE_FILES) // 2
+        _log.info("{soft} open files are allowed: room for {room} tunnels", soft=soft, room=room)
+
+
+def settle() -> None:
+    """Spare the collector of garbage what will stay to the end anyway."""
+    gc.collect()
+    gc.freeze()

@@ -13,6 +13,9 @@ from twisted.internet.ssl import CertificateOptions, TLSVersion
 
 from wsserver.errors import ConfigError
 
+#: ``SSL_MODE_ENABLE_PARTIAL_WRITE``, which pyOpenSSL sets and does not name.
+_PARTIAL_WRITE = 1
+
 
 def context_factory(cert: str, key: str | None = None) -> CertificateOptions:
     """Return what a TLS listener needs: TLS 1.2 and newer.
@@ -41,11 +44,14 @@ def context_factory(cert: str, key: str | None = None) -> CertificateOptions:
     )
     try:
         # Twisted would do this for the first client, and tell the log alone.
-        options.getContext()
+        context = options.getContext()
     except SSL.Error:
         raise ConfigError(
             [f"settings.key: {key or cert} does not belong to the certificate in {cert}"]
         ) from None
+    # Records are written into memory, which is never full: all of a write at once.
+    if hasattr(context, "clear_mode"):
+        context.clear_mode(_PARTIAL_WRITE)
     return options
 
 

@@ -160,12 +160,12 @@ class Tunnel(Handshake):
 
     # -- bytes
 
-    def _dataReceived(self, data: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """Take what the transport has received."""
         if self._relay is not None:
             self._relay.from_browser(data)
         else:
-            super()._dataReceived(data)
+            super().dataReceived(data)
 
     def other_frames(self, data: bytes) -> None:
         """Let Autobahn handle frames that are not plain data."""

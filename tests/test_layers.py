@@ -27,7 +27,8 @@ ROWS = [
     "desk",  # layer 3
     "sessions",
     "outlets",  # layer 4: what doors share
-    "relay drain replies connect handshake",
+    "peer",
+    "relay drain keepalive replies connect handshake",
     "tunnel api pages events",  # the doors
     "site",
     "tls",  # layer 5

@@ -93,7 +93,26 @@ class ServiceSpec(ServiceEntry):
         return _extension(extension) in map(_extension, self.options.get("file_ext", []))
 
 
-class Settings(BaseModel):
+class Deadlines(BaseModel):
+    """How long each wait for a client may take, in seconds."""
+
+    model_config = _STRICT
+
+    #: Until the head of a request is complete, TLS included.
+    head_timeout: Seconds = 10.0
+    #: Until somebody listens at the fixed host of tunnels without token.
+    connect_timeout: Seconds = 15.0
+    #: From one ping to the next: below the 60 s after which nginx closes what is idle.
+    ping_interval: Seconds = 20.0
+    #: Until a ping must have had an effect; at most the interval.
+    ping_timeout: Seconds = 15.0
+    #: How long a client may answer nothing at all though its host lives.
+    stall_timeout: Seconds = 300.0
+    #: How long nothing may move before a close takes its next step.
+    close_timeout: Seconds = 10.0
+
+
+class Settings(Deadlines):
     """Everything of the command line that is not the service file itself.
 
     A port of 0 is any free one.  ``ws_port`` None shares the HTTP port; -1 is no
@@ -332,3 +351,5 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         yield "settings.http_port: -1 leaves nothing to listen on; give a ws_port"
     if any(count < 1 for _, count in settings.local_session):
         yield "settings.local_session: COUNT must be 1 or more"
+    if settings.ping_timeout > settings.ping_interval:
+        yield "settings.ping_timeout: must not be longer than ping_interval"

@@ -5,20 +5,15 @@ Only where nothing moves any more are bytes given up.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable
-from struct import Struct
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from wsserver.outlets import socket_below
+from wsserver.peer import peer_of
 
 #: After so long without progress the next step is taken, in seconds.
 PATIENCE = 10.0
-
-#: ``tcpi_bytes_acked`` of Linux's ``struct tcp_info``.
-_ACKED = Struct("@120xQ")
 
 
 class Drain:
@@ -47,14 +42,5 @@ class Drain:
             self._timer = self._clock.callLater(PATIENCE, self._look)
 
     def _count(self) -> int:
-        return sum(delivered(transport) for transport in self._transports)
-
-
-def delivered(transport: Any) -> int:
-    """Return how many bytes the peer's host has acknowledged, 0 where that is not known."""
-    below = socket_below(transport)
-    try:
-        info = below.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
-        return int(_ACKED.unpack(info)[0])
-    except (AttributeError, OSError, ValueError):
-        return 0
+        peers = map(peer_of, self._transports)
+        return sum(peer.acknowledged for peer in peers if peer is not None)

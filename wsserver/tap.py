@@ -28,6 +28,16 @@ from wsserver.tryout import try_service
 _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
 
 
+#: The waits for clients, and what the help says of them.
+_DEADLINES = {
+    "head_timeout": "until the head of a request is complete; 10",
+    "connect_timeout": "until --client_port listens; 15",
+    "ping_interval": "from one ping of a websocket to the next; 20",
+    "ping_timeout": "until a ping must have had an effect; 15",
+    "stall_timeout": "how long a client may answer nothing at all; 300",
+    "close_timeout": "without progress, until a close takes its next step; 10",
+}
+
 _log = Logger(namespace="wsserver")
 
 
@@ -67,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
     add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")
     add("--shutdown_timeout", type=float, metavar="SECONDS", help="longest shutdown; 20")
+    for name, what in _DEADLINES.items():
+        add(f"--{name}", type=float, metavar="SECONDS", help=what)
     add("--max_message_size", type=int, metavar="BYTES", help="largest websocket message; 16 MiB")
     add("--local_session", nargs=2, action="append", metavar=("APP", "COUNT"),
         help="offer the program APP as service local_APP")  # fmt: skip

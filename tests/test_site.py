@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
 from tests.fakes import make_desk
-from tests.wires import ask, ask_raw
+from tests.wires import DONE, Reply, Wire, ask, ask_raw
 from wsserver.api import Api
 from wsserver.logs import redact
 from wsserver.pages import status_page
@@ -261,3 +262,54 @@ class EveryAnswerTests(SiteCase):
 
     def line(self, event: LogEvent) -> str:
         return str(event["log_format"]).format(**event)
+
+
+class TimeTests(SiteCase):
+    """Requests that trickle in."""
+
+    def connect(self) -> None:
+        self.clock = Clock()
+        root = Root(Resource(), Events())
+        site = HTTPSite(root, reactor=self.clock, head_timeout=10.0)
+        self.channel = site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
+        self.wire = Wire(80, 5000)
+        self.channel.makeConnection(self.wire)
+        self.addCleanup(self.channel.connectionLost, DONE)
+
+    def trickle(self, seconds: int, data: bytes = b"X-A: b\r\n") -> None:
+        for _ in range(seconds):
+            self.channel.dataReceived(data)
+            self.clock.advance(1.0)
+
+    async def test_head(self) -> None:
+        """A head that is not complete in time is given up, though bytes still come."""
+        self.connect()
+        self.channel.dataReceived(b"GET / HTTP/1.1\r\n")
+        self.trickle(9)
+        self.assertFalse(self.wire.disconnecting)
+        self.trickle(1)
+        self.assertTrue(self.wire.disconnecting)
+
+    async def test_body(self) -> None:
+        """So is a body."""
+        self.connect()
+        self.channel.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n")
+        self.trickle(10, b"x")
+        self.assertTrue(self.wire.disconnecting)
+
+    async def test_silence(self) -> None:
+        """A connection without any request is closed."""
+        self.connect()
+        self.clock.advance(10.0)
+        self.assertTrue(self.wire.disconnecting)
+
+    async def test_answer(self) -> None:
+        """An answer may take any time, and buys the next request as much as the first had."""
+        self.connect()
+        self.clock.advance(9.0)
+        self.channel.dataReceived(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(Reply(self.wire.take()).code, 404)
+        self.clock.advance(9.0)
+        self.assertFalse(self.wire.disconnecting)
+        self.clock.advance(1.0)
+        self.assertTrue(self.wire.disconnecting)

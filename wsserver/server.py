@@ -82,7 +82,7 @@ class Server(MultiService):
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,
         )
-        self.site = HTTPSite(root, settings.headers)
+        self.site = HTTPSite(root, settings.headers, reactor, settings.head_timeout)
         self._tls = context_factory(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
@@ -154,14 +157,34 @@ class Request(WebRequest):
         channel.loseConnection()
 
 
+class Channel(HTTPChannel):
+    """A connection: each request has its time in all, however it trickles in."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; unlike in twisted.web they buy no time."""
+        LineReceiver.dataReceived(self, data)
+
+
 class HTTPSite(Site):
-    """The site; ``headers`` go with every answer."""
+    """The site; ``headers`` go with every answer.
+
+    A request, its TLS handshake included, must be complete within ``head_timeout`` seconds
+    from the connection, or from the last answer.
+    """
 
     requestFactory = Request
+    # Not the default, which could speak HTTP/2 as well.
+    protocol = Channel  # type: ignore[assignment]
     noisy = False
 
-    def __init__(self, root: Root, headers: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(root)
+    def __init__(
+        self,
+        root: Root,
+        headers: Sequence[tuple[str, str]] = (),
+        reactor: IReactorTime | None = None,
+        head_timeout: float = 10.0,
+    ) -> None:
+        super().__init__(root, timeout=head_timeout, reactor=reactor)
         self.headers = headers
 
     def log(self, request: HTTPRequest) -> None:

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wires import DONE, FakeSession, Plug, Wire, close, frame, frames, request
-from wsserver import connect, tunnel
+from wsserver import connect, keepalive
+from wsserver.config import Deadlines
 from wsserver.errors import (
     AtCapacity,
     NoSuchToken,
@@ -23,9 +24,12 @@ from wsserver.errors import (
     TokenInUse,
     WSServerError,
 )
-from wsserver.drain import PATIENCE
 from wsserver.handshake import HEAD_BYTES
-from wsserver.tunnel import CONNECT_TIMEOUT, EARLY_BYTES, Tunnel, TunnelFactory
+from wsserver.keepalive import UNANSWERED
+from wsserver.peer import Peer
+from wsserver.tunnel import EARLY_BYTES, Tunnel, TunnelFactory
+
+LIMITS = Deadlines()
 
 
 class TunnelCase(SynchronousTestCase):
@@ -163,7 +167,7 @@ class HandshakeTests(TunnelCase):
     def test_slow_head(self) -> None:
         """A request head must be complete within HEAD_TIMEOUT."""
         self.dial(request()[:20])
-        self.clock.advance(tunnel.HEAD_TIMEOUT + 6)
+        self.clock.advance(int(LIMITS.head_timeout) + 6)
         self.assertTrue(self.browser.aborted)
 
     def test_one_service_for_a_socket(self) -> None:
@@ -278,7 +282,7 @@ class OpenTests(TunnelCase):
         """Without a token the tunnel goes to the fixed host."""
         self.factory = self.make(basic=("vnc", 5901))
         self.upgrade("")
-        self.assertEqual(self.plug.attempts, [("vnc", 5901, CONNECT_TIMEOUT)])
+        self.assertEqual(self.plug.attempts, [("vnc", 5901, LIMITS.connect_timeout)])
         _, wire = self.plug.succeed()
         self.tunnel.dataReceived(frame(b"up"))
         self.assertEqual(wire.take(), b"up")
@@ -413,8 +417,20 @@ class BytesTests(TunnelCase):
     def test_ping(self) -> None:
         """A quiet client is pinged, so that no proxy drops the tunnel."""
         self.open()
-        self.clock.pump([1.0] * (tunnel.PING_INTERVAL + 2))
+        self.clock.pump([1.0] * (int(LIMITS.ping_interval) + 2))
         self.assertEqual([opcode for opcode, _ in self.sent()], [9])
+
+    def test_vanished(self) -> None:
+        """A client whose host answers nothing is dropped, which ends the tunnel."""
+        self.open()
+        self.patch(keepalive, "peer_of", lambda transport: Peer(UNANSWERED, 1, 1))
+        self.clock.advance(LIMITS.ping_interval)
+        self.clock.advance(LIMITS.ping_timeout)
+        self.assertTrue(self.browser.aborted)
+        self.hang_up()
+        self.assertTrue(self.wire.disconnecting)
+        self.service.connectionLost(DONE)
+        self.assertEqual((self.session.left, self.clock.getDelayedCalls()), (1, []))
 
 
 class EndTests(TunnelCase):
@@ -442,13 +458,13 @@ class EndTests(TunnelCase):
         self.open()
         self.service.readConnectionLost()
         self.assertFalse(self.wire.disconnecting)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.wire.disconnecting)
         self.service.connectionLost(DONE)
         self.assertEqual(self.session.left, 1)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.browser.disconnecting)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.browser.aborted)
 
     def test_service_ends_and_breaks(self) -> None:
@@ -485,7 +501,7 @@ class EndTests(TunnelCase):
         self.hang_up()
         self.assertTrue(self.wire.disconnecting)
         self.assertFalse(self.wire.aborted)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.wire.aborted)
         self.service.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.session.left, 1)
@@ -524,7 +540,7 @@ class EndTests(TunnelCase):
         """A second close of ours, by Autobahn, neither says more nor waits longer."""
         self.open()
         self.tunnel.dismiss(Released("released"))
-        self.clock.advance(PATIENCE - 1)
+        self.clock.advance(LIMITS.close_timeout - 1)
         self.tunnel.sendClose(1000)
         self.assertEqual(len(self.sent()), 1)
         self.clock.advance(1)
@@ -558,11 +574,11 @@ class EndTests(TunnelCase):
         """A browser that does not answer is closed after what is under way, then cut off."""
         self.open()
         self.tunnel.dismiss(Released("released"))
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.browser.disconnecting)
         self.assertFalse(self.browser.aborted)
         self.assertIsNone(self.browser.producer)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIMITS.close_timeout)
         self.assertTrue(self.browser.aborted)
 
     def test_all_dismissed(self) -> None:

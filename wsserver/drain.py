@@ -12,21 +12,23 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wsserver.peer import peer_of
 
-#: After so long without progress the next step is taken, in seconds.
-PATIENCE = 10.0
-
 
 class Drain:
-    """Takes steps, each when nothing has been delivered for ``PATIENCE`` seconds."""
+    """Takes steps, each when nothing has been delivered for ``patience`` seconds."""
 
     def __init__(
-        self, clock: IReactorTime, transports: Iterable[Any], steps: Iterable[Callable[[], object]]
+        self,
+        clock: IReactorTime,
+        patience: float,
+        transports: Iterable[Any],
+        steps: Iterable[Callable[[], object]],
     ) -> None:
         self._clock = clock
+        self._patience = patience
         self._transports = list(transports)
         self._steps = list(steps)
         self._delivered = self._count()
-        self._timer: IDelayedCall = clock.callLater(PATIENCE, self._look)
+        self._timer: IDelayedCall = clock.callLater(self._patience, self._look)
 
     def cancel(self) -> None:
         """Take no further step."""
@@ -39,7 +41,7 @@ class Drain:
         if self._delivered == before:
             self._steps.pop(0)()
         if self._steps:
-            self._timer = self._clock.callLater(PATIENCE, self._look)
+            self._timer = self._clock.callLater(self._patience, self._look)
 
     def _count(self) -> int:
         peers = map(peer_of, self._transports)

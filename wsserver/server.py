@@ -72,6 +72,7 @@ class Server(MultiService):
             _basic(settings),
             settings.headers,
             settings.max_message_size,
+            settings,
         )
         stop = stop or self.stopService
         self.api = Api(self.desk, stop, status_page, settings.security_token)

@@ -6,7 +6,7 @@ Close codes: contract.md, "Websocket".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsserver.config import Deadlines
 from wsserver.connect import Address, ServiceEnd, connect
 from wsserver.drain import Drain
 from wsserver.errors import (
@@ -27,16 +28,11 @@ from wsserver.errors import (
 )
 from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
+from wsserver.keepalive import Keepalive
 from wsserver.relay import Relay, join
 
 #: What a client may send while its service starts, in bytes.
 EARLY_BYTES = 64 * 1024
-#: How long a request head may take, in seconds.
-HEAD_TIMEOUT = 10
-#: How often a client is pinged, in seconds: below the 60 s of nginx.
-PING_INTERVAL = 20
-#: How long a tunnel without a token tries to connect, in seconds.
-CONNECT_TIMEOUT = 15.0
 
 _log = Logger(namespace="wsserver.tunnel")
 
@@ -77,6 +73,7 @@ class Tunnel(Handshake):
     _opening: Deferred[None] | None = None
     _service: ServiceEnd | None = None
     _relay: Relay | None = None
+    _keepalive: Keepalive | None = None
     _drain: Drain | None = None
     _service_drain: Drain | None = None
     _early = b""
@@ -106,6 +103,10 @@ class Tunnel(Handshake):
         # Autobahn may come here after onClose, when the session is left already.
         if self.state != self.STATE_OPEN:
             return
+        factory = self.factory
+        self._keepalive = Keepalive(
+            factory.reactor, self.transport, factory.deadlines, self.sendPing, self._vanished
+        )
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._open_failed)
 
@@ -116,7 +117,7 @@ class Tunnel(Handshake):
     async def _address(self) -> tuple[Address, float]:
         if self._session is None:
             assert self.factory.basic is not None
-            return self.factory.basic, CONNECT_TIMEOUT
+            return self.factory.basic, self.factory.deadlines.connect_timeout
         timeout = self._session.connect_timeout
         addresses = await self._session.addresses()
         name = next(iter(addresses)) if self._socket_name is None else self._socket_name
@@ -254,18 +255,21 @@ class Tunnel(Handshake):
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self._relay is not None:
             self._relay.down = False
+        if self._keepalive is not None:
+            self._keepalive.cancel()
         if self._drain is None:
             steps = [self._end, self._hang_up, self.transport.abortConnection]
             ends = [self.transport, *([self._service.transport] if self._service else [])]
-            self._drain = Drain(self.factory.reactor, ends, steps[0 if self._finishing else 1 :])
+            self._drain = self._drained(ends, steps[0 if self._finishing else 1 :])
         if not self._finishing:
             self._end()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         """The websocket is gone, whatever step the tunnel is in."""
         self.factory.tunnels.discard(self)
-        if self._drain is not None:
-            self._drain.cancel()
+        for watch in (self._keepalive, self._drain):
+            if watch is not None:
+                watch.cancel()
         if self._relay is not None:
             self._relay.browser_lost()
         self._end()
@@ -293,8 +297,16 @@ class Tunnel(Handshake):
             self._relay.up = False
         if self._service_drain is None:
             ends = [service.transport]
-            self._service_drain = Drain(self.factory.reactor, ends, [service.abort])
+            self._service_drain = self._drained(ends, [service.abort])
             service.close()
+
+    def _drained(self, ends: Iterable[Any], steps: Iterable[Callable[[], object]]) -> Drain:
+        factory = self.factory
+        return Drain(factory.reactor, factory.deadlines.close_timeout, ends, steps)
+
+    def _vanished(self, why: str) -> None:
+        _log.info("{peer}: {why}", peer=self.peer, why=why)
+        self.transport.abortConnection()
 
     def _hang_up(self) -> None:
         # What the browser has not read yet is still sent; then the transport closes.
@@ -306,7 +318,8 @@ class TunnelFactory(WebSocketServerFactory):
     """Accepts websockets.
 
     ``join`` claims a token; ``basic`` is where connections without one go, if anywhere;
-    ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0 for none.
+    ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0
+    for none.
     """
 
     protocol = Tunnel
@@ -319,11 +332,13 @@ class TunnelFactory(WebSocketServerFactory):
         basic: Address | None = None,
         http_headers: list[tuple[str, str]] | None = None,
         max_message_size: int = 0,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
         self.basic = basic
         self.http_headers = http_headers or []
+        self.deadlines = deadlines
         self.tunnels: set[Tunnel] = set()
         self.closed = False
         # Autobahn's defaults are unsafe or lossy; docs/operate.md says why each is set.
@@ -333,9 +348,9 @@ class TunnelFactory(WebSocketServerFactory):
             allowedOrigins=["*"],
             allowNullOrigin=True,
             failByDrop=False,
-            openHandshakeTimeout=HEAD_TIMEOUT,
+            openHandshakeTimeout=deadlines.head_timeout,
             closeHandshakeTimeout=0,
-            autoPingInterval=PING_INTERVAL,
+            autoPingInterval=0,
             autoPingTimeout=0,
             maxFramePayloadSize=max_message_size,
             maxMessagePayloadSize=max_message_size,

@@ -48,6 +48,15 @@ class DeskTestCase(SynchronousTestCase):
 
 
 class ReserveTests(DeskTestCase):
+    def test_promised(self) -> None:
+        """A reservation keeps what was on offer when it was made, to its end."""
+        token = self.desk.reserve("Demo", {}).token
+        before = self.desk.offer("Demo")
+        self.desk.offers = {}
+        self.assertIs(self.desk.promised(token), before)
+        self.desk.release(token)
+        self.assertRaises(KeyError, self.desk.promised, token)
+
     def test_reserve(self) -> None:
         """A reservation holds a slot, keeps its options, and knows both times."""
         options = {"size": "1x1"}

@@ -30,6 +30,7 @@ class FolderTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).resolve() / "folder"
         self.folder.mkdir(parents=True)
+        self.addCleanup(sys.modules.pop, "wsserver_script_demo_under_test", None)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file beside the service file."""

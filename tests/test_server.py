@@ -21,7 +21,8 @@ from tests.wires import frames, request
 from wsserver import make_service
 from wsserver import server as server_module
 from wsserver.config import Settings
-from wsserver.errors import ConfigError
+from wsserver.errors import ConfigError, NoSuchService
+from wsserver.launch import MAX_THREADS
 from wsserver.lifecycle import Phase
 from wsserver.server import Server, offers_of
 
@@ -145,6 +146,59 @@ class ServerTests(TestCase):
                 await deferLater(reactor, 0.01)
             await server.stopService()
             self.assertFalse(listens(server.http_port))
+
+    async def test_reload(self) -> None:
+        """What is new comes from the new files; what there is stays what it was made with."""
+        server = self.make()
+        server.startService()
+        client = await self.connect(server)
+        waiting = server.desk.reserve("S", {}).token
+        old = server.desk.promised(waiting)
+        self.services.write_text('{"T": {"script": "script.py", "count": 70, "options": {}}}')
+        await server.reload()
+        self.assertEqual(list(server.desk.offers), ["T"])
+        self.assertRaises(NoSuchService, server.desk.reserve, "S", {})
+        self.assertIs(server.desk.promised(waiting), old)
+        self.assertEqual(server._threads.max, MAX_THREADS)
+        self.assertEqual(client.frames[-1], (2, b"hello"))
+        client.transport.loseConnection()
+        await client.lost
+        server.desk.release(waiting)
+        while server.desk.live():
+            await deferLater(reactor, 0.01)
+
+    async def test_reload_with_problems(self) -> None:
+        """Where anything is wrong, nothing changes, and the log names all of it."""
+        server = self.make()
+        server.startService()
+        before = server.desk.offers
+        wrong = '{"T": {"script": "none.py", "count": 1, "options": {}}, "U": 7}'
+        for text in (wrong, "{", '{"T": {"script": "none.py", "count": 1, "options": {}}}'):
+            self.services.write_text(text)
+            with capturedLogs() as events:
+                await server.reload()
+            self.assertIs(server.desk.offers, before)
+            (said,) = [e for e in events if "not reloaded" in (e.get("log_format") or "")]
+            self.assertNotEqual(said["why"], "")
+
+    async def test_reload_of_the_certificate(self) -> None:
+        """New connections see the new certificate; a wrong one leaves the old in place."""
+        cert, key = self.folder / "cert.pem", self.folder / "key.pem"
+        for path, pem in zip((cert, key), certificate("one"), strict=True):
+            path.write_bytes(pem)
+        server = self.make(cert=str(cert), key=str(key))
+        server.startService()
+        first = server._tls.getContext()
+        cert.write_bytes(certificate("two")[0])
+        with capturedLogs() as events:
+            await server.reload()
+        said = [e["why"] for e in events if "not reloaded" in (e.get("log_format") or "")]
+        self.assertIn("does not belong to the certificate", said[0])
+        self.assertIs(server._tls.getContext(), first)
+        for path, pem in zip((cert, key), certificate("two"), strict=True):
+            path.write_bytes(pem)
+        await server.reload()
+        self.assertIsNot(server._tls.getContext(), first)
 
     async def test_started_in_two_steps(self) -> None:
         """twistd lets services listen first and start later, which listens once."""

@@ -60,6 +60,7 @@ class Desk(Service):
         self._clock = clock
         self._mint = mint
         self._wall = wall
+        self._promised: dict[str, Offer] = {}
         self._watchers: list[Watcher] = []
         self._draining = False
         self._sweeping = LoopingCall(self.sweep)
@@ -113,6 +114,10 @@ class Desk(Service):
         except KeyError:
             raise NoSuchService(f"no service is called {name!r}") from None
 
+    def promised(self, token: str) -> Offer:
+        """Return what was reserved with a live token, whatever is on offer by now."""
+        return self._promised[token]
+
     def reserve(self, name: str, options: Mapping[str, str]) -> Reservation:
         """Reserve an instance of a service.
 
@@ -132,6 +137,7 @@ class Desk(Service):
         now = self._clock.seconds()
         index = registry.admit(offer.spec, self.live(), now, self.timeout)
         reservation = Reservation(self._mint(), name, index, dict(options), now, self._wall())
+        self._promised[reservation.token] = offer
         self._put(reservation)
         return reservation
 
@@ -198,6 +204,8 @@ class Desk(Service):
 
     def _keep(self, reservation: Reservation) -> None:
         self._store.put(reservation)
+        if not reservation.live:
+            self._promised.pop(reservation.token, None)
         for watcher in self._watchers:
             try:
                 watcher(reservation)

@@ -48,9 +48,11 @@ class ScriptThreads(ThreadPool):
     threadFactory = DaemonThread
 
     def __init__(self, instances: int) -> None:
-        # A start that hangs must leave a thread to the stop that ends it.
-        most = min(max(2, 2 * instances), MAX_THREADS)
-        super().__init__(0, most, "wsserver scripts")
+        super().__init__(0, _threads_for(instances), "wsserver scripts")
+
+    def change(self, instances: int) -> None:
+        """Be ready for another number of instances."""
+        self.adjustPoolsize(maxthreads=_threads_for(instances))
 
     def start(self) -> None:
         """Begin, or begin anew: Twisted's pool cannot be used again once it was stopped."""
@@ -62,6 +64,11 @@ class ScriptThreads(ThreadPool):
         """End the idle threads.  Threads in a hung script are left alone."""
         if not self.working:
             super().stop()
+
+
+def _threads_for(instances: int) -> int:
+    # A start that hangs must leave a thread to the stop that ends it.
+    return min(max(2, 2 * instances), MAX_THREADS)
 
 
 class Launcher:

@@ -132,11 +132,14 @@ def _import(path: Path) -> ModuleType:
         raise ScriptError(f"{path.name} is no Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickles look their module up by name.
+    before = sys.modules.get(name)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
         raise ScriptError(f"{path.name} cannot be imported: {_where(error, path)}") from error
     return module
 

@@ -13,6 +13,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,7 +29,7 @@ from wsserver.pages import WEB, status_page
 from wsserver.sessions import Sessions
 from wsserver.site import HTTPSite, Root
 from wsserver.store import MemoryStore
-from wsserver.tls import context_factory
+from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
 
 #: What is offered when nothing else is said.
@@ -84,7 +85,7 @@ class Server(MultiService):
             WebSocketResource(self.tunnels) if settings.one_port else None,
         )
         self.site = HTTPSite(root, settings.headers, reactor, settings.head_timeout)
-        self._tls = context_factory(settings.cert, settings.key) if settings.cert else None
+        self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:
         """Listen on every port, or on none.
@@ -111,11 +112,31 @@ class Server(MultiService):
         _log.info("{line}", line=self._banner())
         if self.http_port is not None and not (WEB / "novnc").exists():
             _log.warn("the viewer page lacks noVNC, which `make setup` brings in")
-        for name, offer in self._offers.items():
-            if offer.unavailable is not None:
-                _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
-            if offer.spec.groups and self._settings.security_token is None:
-                _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
+        self._warn()
+
+    def reload(self) -> Deferred[None]:
+        """Read service file, scripts and certificate again, for what is new from now on.
+
+        Where anything is wrong, all stays as it is, and the log tells why.  Live sessions
+        and reservations keep what they were made with.
+        """
+        return Deferred.fromCoroutine(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            offers = await deferToThreadPool(
+                self._reactor, self._threads, offers_of, self._settings
+            )
+            if self._tls is not None:
+                self._tls.reload()
+        except Exception as error:
+            problems = error.problems if isinstance(error, ConfigError) else [repr(error)]
+            _log.error("not reloaded, all stays as it is: {why}", why="; ".join(problems))
+            return
+        self._offers = self.desk.offers = offers
+        self._threads.change(sum(offer.spec.count for offer in offers.values()))
+        _log.info("reloaded: offers {what}", what=self._offered())
+        self._warn()
 
     def stopService(self) -> Deferred[None]:
         """Stop in order, within ``shutdown_timeout``: listeners, clients, services."""
@@ -189,11 +210,21 @@ class Server(MultiService):
             parts.append(f"http{secure}://{host}:{self.http_port}/ ({served}REST{sockets})")
         if self.ws_port is not None:
             parts.append(f"ws{secure}://{host}:{self.ws_port}/")
+        return f"wsserver listens on {' and '.join(parts)}; offers {self._offered()}"
+
+    def _offered(self) -> str:
         names = [f"{name} x{offer.spec.count}" for name, offer in self._offers.items()]
         basic = _basic(self._settings)
         if basic is not None:
             names.append(f"a tunnel to {basic[0]}:{basic[1]} without token")
-        return f"wsserver listens on {' and '.join(parts)}; offers {', '.join(names) or 'nothing'}"
+        return ", ".join(names) or "nothing"
+
+    def _warn(self) -> None:
+        for name, offer in self._offers.items():
+            if offer.unavailable is not None:
+                _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
+            if offer.spec.groups and self._settings.security_token is None:
+                _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
 
 
 def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given: Any) -> Server:

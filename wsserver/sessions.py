@@ -206,7 +206,7 @@ class Sessions(Service):
 
     def _begin(self, reservation: Reservation) -> Session:
         token = reservation.token
-        offer = self._desk.offer(reservation.service)
+        offer = self._desk.promised(token)
         instance = self._launcher.prepare(
             offer,
             reservation.index,

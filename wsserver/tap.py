@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -157,9 +158,14 @@ class TwistdServer(Server):
 
     def startService(self) -> None:
         """Serve, with all that the process can have for it."""
+        signal.signal(signal.SIGHUP, self._hang_up)
         super().startService()
         raise_file_limit()
         settle()
+
+    def _hang_up(self, *_: object) -> None:
+        # Not within whatever the signal has interrupted.
+        self._reactor.callFromThread(self.reload)
 
     def privilegedStartService(self) -> None:
         """Listen on every port, or exit."""

@@ -9,12 +9,31 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
+from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.ssl import CertificateOptions, TLSVersion
+from zope.interface import implementer
 
 from wsserver.errors import ConfigError
 
 #: ``SSL_MODE_ENABLE_PARTIAL_WRITE``, which pyOpenSSL sets and does not name.
 _PARTIAL_WRITE = 1
+
+
+@implementer(IOpenSSLContextFactory)
+class Certificate:
+    """What a TLS listener uses for new connections; ``reload`` reads the files again."""
+
+    def __init__(self, cert: str, key: str | None = None) -> None:
+        self._files = cert, key
+        self.reload()
+
+    def reload(self) -> None:
+        """Read certificate and key, or raise ConfigError and keep what was read before."""
+        self._options = context_factory(*self._files)
+
+    def getContext(self) -> SSL.Context:  # noqa: N802
+        """Return the context of a new connection."""
+        return self._options.getContext()
 
 
 def context_factory(cert: str, key: str | None = None) -> CertificateOptions:

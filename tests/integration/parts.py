@@ -139,6 +139,13 @@ class Server:
         self.ws_port = int(own[1]) if own is not None else self.http_port
         return self
 
+    def line(self) -> str:
+        """Return the next line of the log, once there is one."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.log += line
+        return line
+
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.stop()

@@ -62,6 +62,23 @@ class MainJobTests(SynchronousTestCase):
         self.folder = self.enterContext(folder())
         self.services = echo_services(self.folder)
 
+    def test_reload(self) -> None:
+        """SIGHUP brings what the files say now; mistakes in them, and live sessions, stay."""
+        with Server("-c", self.services, "--http_port", 0) as server:
+            token = server.reserve()
+            with connect(f"{server.ws}?token={token}") as browser:
+                text = self.services.read_text()
+                for wrong in ("{", text.replace("echo_session", "none")):
+                    self.services.write_text(wrong)
+                    server.process.send_signal(signal.SIGHUP)
+                    until(lambda: "not reloaded" in server.line())
+                self.services.write_text(text.replace('"Echo"', '"New"'))
+                server.process.send_signal(signal.SIGHUP)
+                until(lambda: "reloaded: offers New" in server.line())
+                self.assertEqual([s["name"] for s in server.get("/v1/services").json()], ["New"])
+                browser.send(b"hello")
+                self.assertEqual(browser.recv(), b"hello")
+
     def test_reserve_launch_tunnel_stop(self) -> None:
         """The whole life of a session over one port, as documented."""
         with Server("-c", self.services, "--http_port", 0) as server:

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.wires import DONE, FakeSession, Plug, Wire, close, frame, frames, request
+from tests.wires import DONE, FakeSession, Plug, SocketWire, Wire, close, frame, frames, request
 from wsserver import connect, keepalive
 from wsserver.config import Deadlines
 from wsserver.errors import (
@@ -27,6 +27,7 @@ from wsserver.errors import (
 from wsserver.handshake import HEAD_BYTES
 from wsserver.keepalive import UNANSWERED
 from wsserver.peer import Peer
+from wsserver.relay import DirectRelay
 from wsserver.tunnel import EARLY_BYTES, Tunnel, TunnelFactory
 
 LIMITS = Deadlines()
@@ -38,12 +39,22 @@ class TunnelCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.patch(txaio.config, "loop", self.clock)
-        self.plug = Plug()
+        self.plug = Plug(self.wired)
         self.patch(connect, "endpoint", self.plug)
         self.session = FakeSession()
         self.refusal: WSServerError | None = None
         self.joins: list[str] = []
         self.factory = self.make()
+
+    def wired(self, here: int, there: int) -> Any:
+        """Return a transport in memory."""
+        return Wire(here, there)
+
+    def browser_sends(self, data: bytes) -> None:
+        self.tunnel.dataReceived(data)
+
+    def service_sends(self, data: bytes) -> None:
+        self.service.dataReceived(data)
 
     def make(self, **options: Any) -> TunnelFactory:
         return TunnelFactory(self.clock, self.join, **options)
@@ -57,9 +68,10 @@ class TunnelCase(SynchronousTestCase):
     def dial(self, head: bytes) -> None:
         """A browser connects and sends its request."""
         self.tunnel = self.factory.buildProtocol(None)
-        self.browser = Wire()
+        self.browser = self.wired(1, 2)
+        self.browser.protocol = self.tunnel
         self.tunnel.makeConnection(self.browser)
-        self.tunnel.dataReceived(head)
+        self.browser_sends(head)
 
     def upgrade(self, query: str = "?token=T", **headers: str) -> str:
         """The same, and the handshake succeeds; return the answer's head."""
@@ -160,7 +172,7 @@ class HandshakeTests(TunnelCase):
             self.assertIn(b" 431 ", self.browser.take())
         self.dial(b"GET / HTTP/1.1\r\n")
         for _ in range(20):
-            self.tunnel.dataReceived(b"X-A: " + b"a" * 1000 + b"\r\n")
+            self.browser_sends(b"X-A: " + b"a" * 1000 + b"\r\n")
         self.assertIn(b" 431 ", self.browser.take())
         self.assertEqual(self.joins, [])
 
@@ -180,7 +192,7 @@ class HandshakeTests(TunnelCase):
         head = request("?token=T")
         self.dial(head[:1])
         for number in range(1, len(head)):
-            self.tunnel.dataReceived(head[number : number + 1])
+            self.browser_sends(head[number : number + 1])
         self.assertIn(b" 101 ", self.browser.take())
         self.assertEqual(self.joins, ["T"])
 
@@ -222,19 +234,19 @@ class OpenTests(TunnelCase):
     def test_first_bytes_wait(self) -> None:
         """What a client sends before its service listens arrives, in order."""
         self.dial(request("?token=T") + frame(b"one"))
-        self.tunnel.dataReceived(frame(b"two"))
+        self.browser_sends(frame(b"two"))
         self.session.start()
         _, wire = self.plug.succeed()
-        self.tunnel.dataReceived(frame(b"three"))
+        self.browser_sends(frame(b"three"))
         self.assertEqual(wire.take(), b"onetwothree")
         self.assertEqual(self.session.joined, 1)
 
     def test_too_much_too_early(self) -> None:
         """No more than EARLY_BYTES are kept."""
         self.upgrade()
-        self.tunnel.dataReceived(frame(b"x" * EARLY_BYTES))
+        self.browser_sends(frame(b"x" * EARLY_BYTES))
         self.assertEqual(self.sent(), [])
-        self.tunnel.dataReceived(frame(b"x"))
+        self.browser_sends(frame(b"x"))
         self.assertEqual(self.closed()[0], 4413)
         self.assertEqual(self.session.left, 1)
 
@@ -284,7 +296,7 @@ class OpenTests(TunnelCase):
         self.upgrade("")
         self.assertEqual(self.plug.attempts, [("vnc", 5901, LIMITS.connect_timeout)])
         _, wire = self.plug.succeed()
-        self.tunnel.dataReceived(frame(b"up"))
+        self.browser_sends(frame(b"up"))
         self.assertEqual(wire.take(), b"up")
         self.hang_up()
         self.assertTrue(wire.disconnecting)
@@ -293,7 +305,7 @@ class OpenTests(TunnelCase):
         """A connection that met itself does not end the tunnel: the next attempt counts."""
         self.upgrade()
         self.session.start()
-        protocol, own = self.plug.succeed(Wire(7, 7))
+        protocol, own = self.plug.succeed(self.wired(7, 7))
         self.assertTrue(own.aborted)
         protocol.connectionLost(Failure(ConnectionLost()))
         self.assertEqual((self.sent(), self.session.left), ([], 0))
@@ -326,7 +338,7 @@ class OpenTests(TunnelCase):
     def test_close_while_starting(self) -> None:
         """A close frame is as good as hanging up."""
         self.upgrade()
-        self.tunnel.dataReceived(close())
+        self.browser_sends(close())
         self.assertEqual(self.closed()[0], 1000)
         self.assertEqual((self.session.cancelled, self.session.left), (1, 1))
 
@@ -335,10 +347,10 @@ class BytesTests(TunnelCase):
     def test_both_ways(self) -> None:
         """Bytes go both ways, in order and unchanged."""
         self.open()
-        self.tunnel.dataReceived(frame(b"up") + frame(b"x" * 70_000))
+        self.browser_sends(frame(b"up") + frame(b"x" * 70_000))
         self.assertEqual(self.wire.take(), b"up" + b"x" * 70_000)
-        self.service.dataReceived(b"down")
-        self.service.dataReceived(b"y" * 70_000)
+        self.service_sends(b"down")
+        self.service_sends(b"y" * 70_000)
         self.assertEqual(self.sent(), [(2, b"down"), (2, b"y" * 70_000)])
         self.assertEqual(self.session.touched, 3)
 
@@ -347,14 +359,14 @@ class BytesTests(TunnelCase):
         self.open()
         stream = frame(b"abc", fin=False) + frame(b"ping", opcode=9) + frame(b"def", opcode=0)
         for number in range(len(stream)):
-            self.tunnel.dataReceived(stream[number : number + 1])
+            self.browser_sends(stream[number : number + 1])
         self.assertEqual(self.wire.take(), b"abcdef")
         self.assertEqual(self.sent(), [(10, b"ping")])
 
     def test_text(self) -> None:
         """Text is no byte stream."""
         self.open()
-        self.tunnel.dataReceived(frame(b"text", opcode=1) + frame(b"more"))
+        self.browser_sends(frame(b"text", opcode=1) + frame(b"more"))
         self.assertEqual(self.closed()[0], 1003)
         self.assertEqual(self.wire.take(), b"")
         self.assertTrue(self.wire.disconnecting)
@@ -363,17 +375,17 @@ class BytesTests(TunnelCase):
         """A message above the limit is refused before its bytes come."""
         self.factory = self.make(max_message_size=1000)
         self.open()
-        self.tunnel.dataReceived(frame(b"x" * 1001))
+        self.browser_sends(frame(b"x" * 1001))
         self.assertEqual(self.closed()[0], 1009)
         self.open()
-        self.tunnel.dataReceived(frame(b"x" * 1000))
+        self.browser_sends(frame(b"x" * 1000))
         self.assertEqual(self.wire.take(), b"x" * 1000)
 
     def test_large_in_fragments(self) -> None:
         """Fragments count together: a message cannot grow past the limit by pieces."""
         self.factory = self.make(max_message_size=1000)
         self.open()
-        self.tunnel.dataReceived(frame(b"x" * 600, fin=False) + frame(b"y" * 600, opcode=0))
+        self.browser_sends(frame(b"x" * 600, fin=False) + frame(b"y" * 600, opcode=0))
         self.assertEqual(self.closed()[0], 1009)
         self.assertEqual(self.wire.take(), b"x" * 600)
 
@@ -381,7 +393,7 @@ class BytesTests(TunnelCase):
         """Frames without mask, or with reserved bits, are refused and go nowhere."""
         for wrong in (b"\x82\x02ab", b"\xf2\x82\0\0\0\0ab", b"\x83\x80\0\0\0\0"):
             self.open()
-            self.tunnel.dataReceived(wrong)
+            self.browser_sends(wrong)
             self.assertEqual(self.closed()[0], 1002)
             self.assertEqual(self.wire.take(), b"")
             self.assertTrue(self.wire.disconnecting)
@@ -389,10 +401,10 @@ class BytesTests(TunnelCase):
     def test_empty_message(self) -> None:
         """A message without bytes is no end of anything."""
         self.open()
-        self.tunnel.dataReceived(frame(b"") + frame(b"x"))
+        self.browser_sends(frame(b"") + frame(b"x"))
         self.assertEqual((self.wire.take(), self.sent()), (b"x", []))
 
-    def test_flow_control(self) -> None:
+    def test_flow_control_of_transports(self) -> None:
         """Each side that is slow pauses the other one."""
         self.open()
         self.assertFalse(self.wire.paused)
@@ -410,7 +422,7 @@ class BytesTests(TunnelCase):
         self.upgrade()
         self.session.start()
         factory, _ = self.plug._waiting[0]
-        protocol, wire = factory.buildProtocol(None), Wire()
+        protocol, wire = factory.buildProtocol(None), self.wired(1, 2)
         protocol.makeConnection(wire)
         self.assertTrue(wire.paused)
 
@@ -437,15 +449,16 @@ class EndTests(TunnelCase):
     def test_service_ends(self) -> None:
         """The end of the service is an orderly end, after all that it has sent."""
         self.open()
-        self.service.dataReceived(b"last words")
+        self.service_sends(b"last words")
         self.service.readConnectionLost()
         (words, (opcode, reason)) = self.sent()
         self.assertEqual((words, opcode), ((2, b"last words"), 8))
         self.assertEqual(reason, struct.pack(">H", 1000) + b"the service has ended")
         # What the browser had sent before it knew still goes to the service.
-        self.tunnel.dataReceived(frame(b"under way") + close())
+        self.browser_sends(frame(b"under way") + close())
         self.assertEqual(self.wire.take(), b"under way")
-        self.assertTrue(self.browser.disconnecting)
+        # Autobahn does not wait for anything then.
+        self.assertTrue(self.browser.aborted)
         self.hang_up()
         self.assertTrue(self.wire.disconnecting)
         self.assertEqual(self.session.left, 0)
@@ -489,7 +502,7 @@ class EndTests(TunnelCase):
     def test_service_breaks(self) -> None:
         """A connection that breaks is no orderly end."""
         self.open()
-        self.service.dataReceived(b"half a")
+        self.service_sends(b"half a")
         self.service.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(self.closed(), (4502, "the service broke the connection"))
         self.assertEqual(self.session.failures, ["the service broke the connection"])
@@ -509,7 +522,7 @@ class EndTests(TunnelCase):
     def test_browser_closes(self) -> None:
         """A browser that closes is answered; what it sent still reaches the service."""
         self.open()
-        self.tunnel.dataReceived(frame(b"bye") + close(1000))
+        self.browser_sends(frame(b"bye") + close(1000))
         self.assertEqual(self.wire.take(), b"bye")
         self.assertTrue(self.wire.disconnecting)
         self.assertEqual(self.closed()[0], 1000)
@@ -554,14 +567,14 @@ class EndTests(TunnelCase):
         self.open()
         self.tunnel.dismiss(Released("released"))
         self.sent()
-        self.service.dataReceived(b"late")
+        self.service_sends(b"late")
         self.assertEqual(self.sent(), [])
 
     def test_data_after_the_close(self) -> None:
         """What a browser sends after our close goes nowhere."""
         self.open()
         self.tunnel.dismiss(Released("released"))
-        self.tunnel.dataReceived(frame(b"late"))
+        self.browser_sends(frame(b"late"))
         self.assertEqual(self.wire.take(), b"")
 
     def test_long_reason(self) -> None:
@@ -594,3 +607,47 @@ class EndTests(TunnelCase):
         self.browser.producer.stopProducing()
         self.assertTrue(self.wire.disconnecting)
         self.service.writeConnectionLost()
+
+
+class Direct:
+    """The same from socket to socket."""
+
+    def wired(self, here: int, there: int) -> Any:
+        """Return a transport with a socket."""
+        wire = SocketWire(here, there)
+        self.addCleanup(wire.close)
+        return wire
+
+    def browser_sends(self, data: bytes) -> None:
+        self.browser.feed(data)
+
+    def service_sends(self, data: bytes) -> None:
+        self.wire.feed(data)
+
+
+class DirectHandshakeTests(Direct, HandshakeTests):
+    """The handshake."""
+
+
+class DirectOpenTests(Direct, OpenTests):
+    """From the handshake to the joined tunnel."""
+
+
+class DirectBytesTests(Direct, BytesTests):
+    """Bytes."""
+
+    def test_flow_control_of_transports(self) -> None:
+        """The relay itself pauses who is too fast: see test_relay.py."""
+        self.open()
+        self.assertIsInstance(self.tunnel._relay, DirectRelay)
+        self.assertEqual((self.wire.producer, self.browser.producer), (None, None))
+
+
+class DirectEndTests(Direct, EndTests):
+    """The end."""
+
+    def test_transport_stops_producing(self) -> None:
+        """Where there is no producer, the end of the browser is the end of the tunnel."""
+        self.open()
+        self.hang_up()
+        self.assertTrue(self.wire.disconnecting)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor
@@ -13,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.server import Site
@@ -55,6 +59,99 @@ class Wire(StringTransport):
     @property
     def paused(self) -> bool:
         return bool(self.producerState == "paused")
+
+
+class Pump:
+    """A reactor that watches sockets for nobody: its wires are pumped by hand."""
+
+    def __init__(self) -> None:
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+
+    def addReader(self, wire: Any) -> None:
+        self.readers.add(wire)
+
+    def addWriter(self, wire: Any) -> None:
+        self.writers.add(wire)
+
+    def removeReader(self, wire: Any) -> None:
+        self.readers.discard(wire)
+
+    def removeWriter(self, wire: Any) -> None:
+        self.writers.discard(wire)
+
+    def callLater(self, delay: float, call: object, *args: object) -> None:
+        """Twisted's abort tells its protocol later; here the test does."""
+
+
+class SocketWire(Connection):
+    """The same with a real socket, which the relay reads and writes itself."""
+
+    def __init__(self, here: int = 1, there: int = 2) -> None:
+        own, self.far = socket.socketpair()
+        self.pump = Pump()
+        super().__init__(own, None, self.pump)
+        self.far.setblocking(False)
+        self._here, self._there = here, there
+        self.connected = 1
+        self.ended: Exception | None = None
+        self.startReading()
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", self._here)
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", self._there)
+
+    def setTcpNoDelay(self, wanted: bool) -> None:
+        self.no_delay = wanted
+
+    @property
+    def aborted(self) -> bool:
+        return bool(self._aborting)
+
+    @property
+    def paused(self) -> bool:
+        return self not in self.pump.readers
+
+    def feed(self, data: bytes) -> None:
+        """Let the other side send bytes, and the reactor notice."""
+        while data:
+            data = data[self.far.send(data[:100_000]) :]
+            self.read()
+
+    def read(self) -> None:
+        """Read whatever there is, as the reactor does."""
+        while self.ended is None and not self.paused and readable(self.socket):
+            self.ended = self.doRead()
+
+    def flush(self) -> None:
+        """Write whatever the socket takes, as the reactor does."""
+        while self.ended is None and self in self.pump.writers and writable(self.socket):
+            self.ended = self.doWrite()
+
+    def take(self) -> bytes:
+        """Return what was written since the last call."""
+        taken = b""
+        while True:
+            self.flush()
+            try:
+                taken += self.far.recv(1 << 20)
+            except BlockingIOError:
+                return taken
+
+    def close(self) -> None:
+        self.far.close()
+        if hasattr(self, "socket"):
+            self.socket.close()
+
+
+def readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def writable(sock: socket.socket) -> bool:
+    return bool(select.select([], [sock], [], 0)[1])
 
 
 def request(query: str = "", path: str = "/websockify", **headers: str) -> bytes:
@@ -149,7 +246,8 @@ class FakeSession:
 class Plug:
     """Endpoints whose connections succeed and fail by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Callable[[int, int], Any] = Wire) -> None:
+        self.wire = wire
         self.attempts: list[tuple[str, int, float]] = []
         self.cancelled = 0
         self._waiting: list[tuple[Any, Deferred[Any]]] = []
@@ -165,11 +263,12 @@ class Plug:
         self._waiting.append((factory, Deferred(cancelled)))
         return self._waiting[-1][1]
 
-    def succeed(self, wire: Wire | None = None) -> tuple[Protocol, Wire]:
+    def succeed(self, wire: Any = None) -> tuple[Protocol, Any]:
         """Connect the oldest attempt."""
         factory, result = self._waiting.pop(0)
         protocol = factory.buildProtocol(None)
-        wire = wire or Wire(3, 4)
+        wire = wire or self.wire(3, 4)
+        wire.protocol = protocol
         protocol.makeConnection(wire)
         result.callback(protocol)
         return protocol, wire

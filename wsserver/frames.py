@@ -23,6 +23,7 @@ TAIL_SIZE = 13
 
 _PLAIN = 0x82
 _FIN = 0x80
+_OPCODE = 0x0F
 _CONTROL = 0x08
 _MASKED = 0x80
 #: How many equal frames are looked for at a time: a mixture must not cost much more.
@@ -151,7 +152,9 @@ class Scanner:
         else:
             self._foreign = body - here + length
             if not first & _CONTROL:
-                self._fragmented = not first & _FIN
+                # Only a continuation ends a message that was begun.
+                begun = self._fragmented and first & _OPCODE != 0
+                self._fragmented = begun or not first & _FIN
         return body - here
 
     def _payload(self, buffer: bytearray, here: int, stop: int, to: int) -> None:

@@ -16,9 +16,11 @@ from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-#: The payload of a TLS record (RFC 8446, section 5.1), and what a record adds at most.
-RECORD_SIZE = 16 * 1024
-RECORD_EXTRA = 64
+#: How much is encrypted at a time, in bytes: more would be memory of its own each time,
+#: got from the system and given back, which costs more than to encrypt.
+PIECE = 128 * 1024
+#: What comes of it at most, with the heads of its records (RFC 8446, section 5).
+ROOM = PIECE + 1024
 
 
 class Buffers:
@@ -172,24 +174,23 @@ class TLSOutlet:
         if self._usual:
             self._transport.write(bytes(data))
             return True
-        room = len(data) + (len(data) // RECORD_SIZE + 1) * RECORD_EXTRA
         try:
             while data:
-                data = data[self._tls.send(data) :]
+                data = data[self._tls.send(data[:PIECE]) :]
+                self._flush()
         except SSL.Error:
             # It must read first, or it is broken: Twisted knows what to do then.
             self._usual = True
             self._transport.registerProducer(self._source, True)
             self._transport.write(bytes(data))
-        else:
-            self._send_encrypted(room)
         return True
 
-    def _send_encrypted(self, room: int) -> None:
-        with contextlib.suppress(SSL.WantReadError):
-            while len(encrypted := self._tls.bio_read(room)) == room:
-                self._below.send(memoryview(encrypted))
-            self._below.send(memoryview(encrypted))
+    def _flush(self) -> None:
+        encrypted = self._tls.bio_read(ROOM)
+        self._below.send(memoryview(encrypted))
+        if len(encrypted) == ROOM:
+            with contextlib.suppress(SSL.WantReadError):
+                self._flush()
 
     def close(self) -> None:
         """The connection is gone: forget what is kept."""

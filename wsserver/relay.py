@@ -18,10 +18,10 @@ from twisted.internet.tcp import Connection
 from wsserver.frames import Scanner, put_header
 from wsserver.outlets import Buffers, Outlet, SocketOutlet, TLSOutlet, TransportOutlet, socket_below
 
-#: How much is read at a time, in bytes.
-READ_SIZE = 256 * 1024
-#: Room before it, for a header of ours or the beginning of one of theirs, in bytes.
+#: Room before what is read, for a header of ours or the beginning of one of theirs, in bytes.
 HEAD = 16
+#: How much is read at a time, in bytes: with its header it makes whole records of TLS.
+READ_SIZE = 256 * 1024 - HEAD
 #: What TLS may hold back of an unfinished record, in bytes.
 TLS_SLACK = 32 * 1024
 

@@ -457,8 +457,8 @@ class EndTests(TunnelCase):
         # What the browser had sent before it knew still goes to the service.
         self.browser_sends(frame(b"under way") + close())
         self.assertEqual(self.wire.take(), b"under way")
-        # Autobahn does not wait for anything then.
-        self.assertTrue(self.browser.aborted)
+        self.assertTrue(self.browser.disconnecting)
+        self.assertFalse(self.browser.aborted)
         self.hang_up()
         self.assertTrue(self.wire.disconnecting)
         self.assertEqual(self.session.left, 0)

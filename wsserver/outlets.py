@@ -19,8 +19,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 #: How much is encrypted at a time, in bytes: more would be memory of its own each time,
 #: got from the system and given back, which costs more than to encrypt.
 PIECE = 128 * 1024
-#: What comes of it at most, with the heads of its records (RFC 8446, section 5).
-ROOM = PIECE + 1024
+#: What the heads of its records add at most, in bytes (RFC 8446, section 5).
+EXTRA = 1024
 
 
 class Buffers:
@@ -176,8 +176,9 @@ class TLSOutlet:
             return True
         try:
             while data:
-                data = data[self._tls.send(data[:PIECE]) :]
-                self._flush()
+                sent = self._tls.send(data[:PIECE])
+                data = data[sent:]
+                self._flush(sent + EXTRA)
         except SSL.Error:
             # It must read first, or it is broken: Twisted knows what to do then.
             self._usual = True
@@ -185,12 +186,12 @@ class TLSOutlet:
             self._transport.write(bytes(data))
         return True
 
-    def _flush(self) -> None:
-        encrypted = self._tls.bio_read(ROOM)
+    def _flush(self, room: int) -> None:
+        encrypted = self._tls.bio_read(room)
         self._below.send(memoryview(encrypted))
-        if len(encrypted) == ROOM:
+        if len(encrypted) == room:
             with contextlib.suppress(SSL.WantReadError):
-                self._flush()
+                self._flush(room)
 
     def close(self) -> None:
         """The connection is gone: forget what is kept."""

@@ -264,6 +264,10 @@ class Tunnel(Handshake):
         if not self._finishing:
             self._end()
 
+    def dropConnection(self, abort: bool = False) -> None:
+        """Close the connection; at an orderly end what is under way is still sent."""
+        super().dropConnection(abort and self.state != self.STATE_CLOSING)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         """The websocket is gone, whatever step the tunnel is in."""
         self.factory.tunnels.discard(self)

@@ -34,8 +34,9 @@ class ConnectTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """A service that listens is connected to at the first try."""
-        protocol, _ = self.plug.succeed()
+        protocol, wire = self.plug.succeed()
         self.assertIs(self.successResultOf(self.result), protocol)
+        self.assertTrue(wire.no_delay)
 
     def test_soon_then_rarely(self) -> None:
         """A late service is met within 20 ms at first, and 100 ms later on."""
@@ -69,8 +70,9 @@ class ConnectTests(SynchronousTestCase):
         self.plug.succeed(own)
         self.assertTrue(own.aborted)
         self.clock.advance(0.1)
-        protocol, _ = self.plug.succeed()
+        protocol, wire = self.plug.succeed()
         self.assertIs(self.successResultOf(self.result), protocol)
+        self.assertTrue(wire.no_delay)
 
     def test_cancel(self) -> None:
         """Cancelling stops the attempt, and there is no other one."""

@@ -52,6 +52,8 @@ class ServiceEnd(TwistedProtocol):
 
     def connectionMade(self) -> None:
         """Read nothing before the tunnel is joined."""
+        # A key must not wait until the one before it was acknowledged.
+        self._tcp.setTcpNoDelay(True)
         self.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:

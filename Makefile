@@ -18,7 +18,7 @@ RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbo
 TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx openssl:openssl socat:socat \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
-.PHONY: run screenshots setup test lint unit integration coverage wheel clean
+.PHONY: run screenshots setup bench test lint unit integration coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -47,6 +47,11 @@ coverage:
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+# ARGS: --quick, --rounds N, --only PART; results and plots go to benchmarks/results.
+bench: $(STAMPS)/bench setup
+	tools/system-packages haproxy:haproxy openssl:openssl
+	$(BIN)/python -m benchmarks $(ARGS)
+
 screenshots: $(STAMPS)/test setup
 	$(BIN)/python -m twisted.trial --temp-directory=build/trial_screenshots tests.integration.test_browser
 	cp build/screenshots/desktop.png docs/
@@ -69,6 +74,10 @@ $(STAMPS)/package: setup.cfg pyproject.toml | $(BIN)/python
 $(STAMPS)/test: setup.cfg pyproject.toml tests/integration/package.json | $(BIN)/python
 	$(BIN)/pip $(EDIT) ".[test]"
 	npm install --silent --no-audit --no-fund --prefix tests/integration
+	@mkdir -p $(@D) && touch $@ $(STAMPS)/package
+
+$(STAMPS)/bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/pip $(EDIT) ".[bench]"
 	@mkdir -p $(@D) && touch $@ $(STAMPS)/package
 
 $(STAMPS)/novnc:

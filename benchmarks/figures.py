@@ -7,6 +7,7 @@ CPU is that of the server's process tree alone, see ``processes.cpu_seconds``.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,29 +87,54 @@ def down(server: Server, amount: int, connections: int = 1) -> Run:
     return run
 
 
-def up(server: Server, amount: int, frame: int) -> Run:
-    """Browser to service, in frames of so many bytes that were made beforehand."""
+def up(server: Server, amount: int, sizes: list[int]) -> Run:
+    """Browser to service, in frames of these sizes, again and again, made beforehand."""
     with opened(server, 1) as (browser,):
-        block = max(1, MIB // 4 // (frame + 8))
-        count = max(1, amount // (block * frame))
-        wire = b"".join(browser.wrap(os.urandom(frame)) for _ in range(block))
+        wire = b"".join(browser.wrap(os.urandom(size)) for size in sizes)
+        count = max(1, amount // sum(sizes))
         with measured(server) as run:
-            browser.send(command(SINK, count * block * frame))
+            browser.send(command(SINK, count * sum(sizes)))
             for _ in range(count):
                 browser.sock.sendall(wire)
             browser.read(1)
-        # What was really sent, for the caller asked for about that much.
-        run.cpu *= amount / (count * block * frame)
-        run.wall *= amount / (count * block * frame)
+        # As if it had been the amount that was asked for, and not just about that.
+        run.cpu *= amount / (count * sum(sizes))
+        run.wall *= amount / (count * sum(sizes))
     return run
 
 
 def up_64k(server: Server, amount: int) -> Run:
-    return up(server, amount, 65536)
+    return up(server, amount, [65536] * 4)
 
 
-def up_8(server: Server, amount: int) -> Run:
-    return up(server, amount, 8)
+def up_8(server: Server, frames: int) -> Run:
+    """Frames of 8 bytes, all alike."""
+    return up(server, frames * 8, [8] * min(frames, 16384))
+
+
+def up_mixed(server: Server, frames: int) -> Run:
+    """Small frames of several sizes, as VNC's: 6 (pointer), 8 (key), 10 (update request) ..."""
+    sizes = _mixed(min(frames, 16384))
+    return up(server, frames * sum(sizes) // len(sizes), sizes)
+
+
+def _mixed(count: int) -> list[int]:
+    # The same in every run.
+    return random.Random(1).choices([6, 8, 10, 20, 45], [60, 12, 20, 4, 4], k=count)
+
+
+def bursts(server: Server, count: int) -> Run:
+    """Two messages of 32 bytes at once, and both back: one packet must not wait for another."""
+    with opened(server, 1) as (browser,):
+        browser.send(command(ECHO, 64 * count))
+        with measured(server) as run:
+            for _ in range(count):
+                began = time.perf_counter()
+                browser.send(b"1" * 32)
+                browser.send(b"2" * 32)
+                browser.read(64)
+                run.latencies.append(time.perf_counter() - began)
+    return run
 
 
 def echoes(server: Server, count: int) -> Run:

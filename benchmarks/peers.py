@@ -150,6 +150,8 @@ WEBSOCKIFY = Peer("websockify", "websockify", _websockify, forks=True)
 WEBSOCAT = Peer("websocat", "websocat", _websocat)
 HAPROXY = Peer("haproxy", "HAProxy, raw TCP", _haproxy, framing="raw")
 AUTOBAHN = Peer("autobahn", "Autobahn, usual way", _autobahn)
+#: No server at all: the browser speaks to the service, to see what the generator can do.
+DIRECT = Peer("direct", "without a server", lambda place: [], framing="raw")
 
 ALL = [WSSERVER, WEBSOCKIFY, WEBSOCAT, HAPROXY, AUTOBAHN]
 #: Those that speak TLS as servers; HAProxy does so without a websocket inside.

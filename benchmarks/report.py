@@ -1,145 +1,188 @@
-"""The table: medians, ratios to the peers, and whether the targets hold."""
+"""Results as JSON, and as a table to read."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-from benchmarks.rounds import PEER_NAMES, Results
+from benchmarks import peers
+from benchmarks.rounds import Bench
+from benchmarks.targets import FIGURES, Figure
 
-OURS = "wsserver"
-COLUMNS = ["wsserver", "websockify", "websocat", "haproxy", "autobahn"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure: its words, its unit, and what it should be at most (or at least)."""
-
-    figure: str
-    title: str
-    unit: str
-    scale: float = 1.0
-    #: By peer, the greatest ratio of ours to it; the least one where ``more`` is better.
-    ratios: dict[str, float] | None = None
-    limit: float | None = None
-    more: bool = False
+_COLUMNS = ["wsserver", "websockify", "websocat", "haproxy", "autobahn"]
+_LABELS = {peer.name: peer.label for peer in [*peers.ALL, peers.OWN_PORT]}
 
 
-ROWS = [
-    Row("down", "down, 1 connection", "CPU s/GiB", 1,
-        {"websockify": 0.75, "websocat": 0.9, "haproxy": 1.0}),
-    Row("down8", "down, 8 connections", "CPU s/GiB", 1,
-        {"websockify": 0.75, "websocat": 0.9, "haproxy": 1.0}),
-    Row("up", "up, frames of 64 KiB", "CPU s/GiB", 1, {"websockify": 0.35, "websocat": 0.45}),
-    Row("frames", "8-byte frames per CPU second", "thousand", 1e-3,
-        {"websockify": 40, "websocat": 1.5}, more=True),
-    Row("echo_cpu", "echo of 32 bytes, CPU", "us", 1e6, {"websockify": 1.0, "websocat": 1.0}),
-    Row("echo_p50", "echo of 32 bytes, median", "us", 1e6, {"websockify": 1.0, "websocat": 1.0}),
-    Row("wss_down", "wss, down", "CPU s/GiB", 1, {"websockify": 0.65}),
-    Row("wss_up", "wss, up", "CPU s/GiB", 1, {"websockify": 0.65}),
-    Row("wss_echo_cpu", "wss, echo, CPU", "us", 1e6, {"websockify": 1.0}),
-    Row("idle_memory", "memory of an idle tunnel", "KiB", 1 / 1024, limit=20),
-    Row("stalled_memory", "memory of a browser that does not read, peak", "KiB", 1 / 1024,
-        limit=1024),
-    Row("stalled_input", "its input that still arrives", "%", 100, limit=100, more=True),
-    Row("start", "handshake and connect, CPU", "ms", 1e3, limit=0.5),
-    Row("start_and_end", "the same and its end, CPU", "ms", 1e3, limit=1.0),
-    Row("crowd_tunnels", "most open tunnels tried", "", 1),
-    Row("crowd", "CPU per byte, that many tunnels : 100", "", 1, limit=1.2),
-    Row("crowd_echo", "CPU per message, that many tunnels : 100", "", 1),
-    Row("first_byte", "first byte after listen(), script waits", "ms", 1e3, limit=20),
-    Row("first_byte_connecting", "the same, server connects", "ms", 1e3, limit=20),
-]  # fmt: skip
-
-
-def table(results: Results) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        "| figure | unit | "
-        + " | ".join(PEER_NAMES[name] for name in COLUMNS)
-        + " | target | met |",
-        "|---|---|" + "---:|" * len(COLUMNS) + "---|---|",
-    ]
-    lines += [_line(row, results) for row in ROWS if results.median(row.figure, OURS) is not None]
-    return "\n".join([*lines, "", *_lags(results), ""])
-
-
-def _line(row: Row, results: Results) -> str:
-    seen = [results.median(row.figure, name) for name in COLUMNS]
-    cells = ["" if value is None else _short(value * row.scale) for value in seen]
-    target, met = _judged(row, results)
-    return f"| {row.title} | {row.unit} | {' | '.join(cells)} | {target} | {met} |"
-
-
-def _judged(row: Row, results: Results) -> tuple[str, str]:
-    """Return the target in words, and whether it is met, with the ratios that were seen."""
-    ours = results.median(row.figure, OURS)
-    assert ours is not None
-    sign, holds = (">=", float.__ge__) if row.more else ("<=", float.__le__)
-    wanted, met = [], []
-    for peer, ratio in (row.ratios or {}).items():
-        theirs = results.median(row.figure, peer)
-        if theirs:
-            wanted.append(f"{sign} {ratio:g} x {PEER_NAMES[peer].partition(',')[0]}")
-            met.append(_mark(holds(ours / theirs, float(ratio)), f"{ours / theirs:.2f}"))
-    if row.limit is not None:
-        wanted.append(f"{sign} {row.limit:g}")
-        met.append(_mark(holds(round(ours * row.scale, 6), float(row.limit)), ""))
-    return ", ".join(wanted), ", ".join(met)
-
-
-def _mark(holds: bool, seen: str) -> str:
-    return f"{'yes' if holds else '**no**'} {seen}".strip()
-
-
-def _lags(results: Results) -> list[str]:
-    """Return lines about scripts that compute in a thread of the server."""
-    lags = results.latencies.get("lag", {})
-    if not lags:
-        return []
-    head = ["| echo while ... | p50 ms | p99 ms | longest ms |", "|---|---:|---:|---:|"]
-    return head + [f"| {name} | {' | '.join(_quantiles(seen))} |" for name, seen in lags.items()]
-
-
-def _quantiles(seen: Iterable[float]) -> list[str]:
-    ordered = sorted(seen)
-    last = len(ordered) - 1
-    return [f"{1e3 * ordered[round(last * share)]:.2f}" for share in (0.5, 0.99, 1.0)]
-
-
-def _short(value: float) -> str:
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def busy(results: Results) -> str:
-    """Return how busy each server was while it was measured, at the least busy round."""
-    least: Callable[[list[float]], float] = min
-    lines = ["| share of one core | " + " | ".join(PEER_NAMES[name] for name in COLUMNS) + " |"]
-    lines.append("|---|" + "---:|" * len(COLUMNS))
-    for figure, by_server in results.busy.items():
-        shares = [by_server.get(name) for name in COLUMNS]
-        cells = ["" if not seen else f"{100 * least(seen):.0f} %" for seen in shares]
-        lines.append(f"| {figure} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def as_json(results: Results) -> dict[str, object]:
-    """Return everything that was seen, latencies by their quantiles."""
+def collect(bench: Bench, seconds: float) -> dict[str, Any]:
+    """Return everything that was seen."""
+    medians = {
+        name: {peer: median(seen) for peer, seen in values.items()}
+        for name, values in bench.values.items()
+    }
     return {
-        "values": results.values,
-        "busy": results.busy,
-        "latencies": {
-            figure: {name: _spread(seen) for name, seen in by_server.items()}
-            for figure, by_server in results.latencies.items()
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(seconds),
+        "rounds": bench.rounds,
+        "quick": bench.quick,
+        "machine": machine(),
+        "open_files": bench.host.files,
+        "versions": peers.versions(),
+        "medians": medians,
+        "verdicts": {name: verdict(FIGURES[name], medians[name]) for name in medians},
+        "rounds_of": bench.values,
+        "busy": {
+            name: {peer: median(seen) for peer, seen in values.items()}
+            for name, values in bench.busy.items()
         },
-        "memory": results.memory,
-        "crowds": {name: [vars(c) for c in seen] for name, seen in results.crowds.items()},
+        "generator_alone": bench.alone,
+        "latency_us": {
+            name: {peer: _quantiles(seen) for peer, seen in values.items()}
+            for name, values in bench.latencies.items()
+        },
+        "memory": bench.memory,
+        "crowd": {peer: [asdict(crowd) for crowd in seen] for peer, seen in bench.crowds.items()},
     }
 
 
-def _spread(seen: list[float]) -> list[float]:
-    """Return the percentiles 0 ... 100."""
-    return [min(seen), *statistics.quantiles(seen, n=100), max(seen)]
+def machine() -> dict[str, Any]:
+    """Return what matters of the machine, and nothing that tells which one it is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release().split("-")[0],
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def verdict(figure: Figure, values: dict[str, float]) -> dict[str, Any]:
+    """Return the ratios to the peers, and whether the target is met (None: there is none)."""
+    ours = values.get("wsserver")
+    if ours is None:
+        return {"ratios": {}, "met": None}
+    ratios = {peer: ours / values[peer] for peer in _COLUMNS[1:] if values.get(peer)}
+    checks = [
+        _within(ratios[peer], bound, figure.more)
+        for peer, bound in figure.ratios.items()
+        if peer in ratios
+    ]
+    if figure.limit is not None:
+        checks.append(_within(ours, figure.limit, figure.more))
+    return {"ratios": ratios, "met": all(checks) if checks else None}
+
+
+def _within(value: float, bound: float, more: bool) -> bool:
+    return value >= bound if more else value <= bound
+
+
+def _quantiles(seen: list[float]) -> list[float]:
+    """Return 0 %, 0.5 % ... 100 % in microseconds."""
+    ordered = sorted(seen)
+    last = len(ordered) - 1
+    return [round(ordered[last * part // 200] * 1e6, 1) for part in range(201)]
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Write both files."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(_rounded(results), indent=1)
+    (folder / "results.json").write_text(text + "\n")
+    (folder / "table.md").write_text(table(results))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results in Markdown."""
+    said = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    head = ["figure", "unit", *(_LABELS[name] for name in _COLUMNS), "target", "met"]
+    lines = [
+        f"`make bench`, {results['date']}: {said['cores']} cores of {said['cpu']}, "
+        f"Linux {said['kernel']}, {results['rounds']} rounds"
+        f"{' (quick)' if results['quick'] else ''}, medians. {versions}.",
+        "",
+        _row(head),
+        _row(["---"] * 2 + ["--:"] * len(_COLUMNS) + ["---"] * 2),
+        *(
+            _row(_line(FIGURES[name], results["medians"][name], results["verdicts"][name]))
+            for name in FIGURES
+            if name in results["medians"]
+        ),
+        "",
+        "In brackets: our value divided by the peer's.",
+        *_own_port(results),
+        "",
+        *_busy(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(figure: Figure, values: dict[str, float], verdict: dict[str, Any]) -> list[str]:
+    cells = []
+    for peer in _COLUMNS:
+        value, ratio = values.get(peer), verdict["ratios"].get(peer)
+        shown = "" if value is None else f"{value:,.{figure.digits}f}"
+        if peer == "wsserver" and shown:
+            shown = f"**{shown}**"
+        elif shown and ratio is not None and figure.unit != "x" and figure.title[:4] != "open":
+            shown += f" ({ratio:.{2 if ratio < 10 else 0}f})"
+        cells.append(shown)
+    met = {None: "", True: "yes", False: "**no**"}[verdict["met"]]
+    return [figure.title, figure.unit, *cells, _target(figure), met]
+
+
+def _target(figure: Figure) -> str:
+    sign = ">=" if figure.more else "<="
+    parts = [f"{bound:g} x {_LABELS[peer]}" for peer, bound in figure.ratios.items()]
+    if figure.limit is not None:
+        parts.append(f"{figure.limit:,g}")
+    return f"{sign} {', '.join(parts)}" if parts else ""
+
+
+def _own_port(results: dict[str, Any]) -> list[str]:
+    """Return what differs where the websockets have a port of their own."""
+    name = peers.OWN_PORT.name
+    seen = [
+        f"{FIGURES[figure].title} {values[name]:.{FIGURES[figure].digits}f} {FIGURES[figure].unit}"
+        for figure, values in results["medians"].items()
+        if name in values
+    ]
+    return ["", f"With the websockets on a port of their own: {'; '.join(seen)}."] if seen else []
+
+
+def _busy(results: dict[str, Any]) -> list[str]:
+    """Return the table that shows whether the server was the bottleneck."""
+    if not results["busy"]:
+        return []
+    lines = [
+        "The server's share of one core during a run; near 1 it was the bottleneck, not the",
+        "generator:",
+        "",
+        _row(["run", *(_LABELS[name] for name in _COLUMNS), "generator without a server"]),
+        _row(["---"] + ["--:"] * (len(_COLUMNS) + 1)),
+    ]
+    alone = results["generator_alone"]
+    units = {"down_1": "GiB/s", "down_8": "GiB/s", "up_64k": "GiB/s", "echo": "us (p50)"}
+    for name, values in results["busy"].items():
+        seen = [f"{values[peer]:.2f}" if peer in values else "" for peer in _COLUMNS]
+        rate = alone.get("echo_p50" if name == "echo" else name)
+        lines.append(_row([name, *seen, f"{rate:.1f} {units[name]}" if rate else ""]))
+    return lines
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

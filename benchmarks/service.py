@@ -37,8 +37,9 @@ def command(what: bytes, amount: int = 0) -> bytes:
 class Service:
     """The service as its user sees it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self._line = socket.create_connection(("127.0.0.1", port))
 
     def accepted(self) -> int:
@@ -63,7 +64,7 @@ def service() -> Iterator[Service]:
     """Run a service."""
     with running([sys.executable, "-m", "benchmarks.service"]) as process:
         assert process.stdout is not None
-        it = Service(int(process.stdout.readline()))
+        it = Service(int(process.stdout.readline()), process.pid)
         try:
             yield it
         finally:

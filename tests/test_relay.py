@@ -148,6 +148,8 @@ class SameTests(TunnelCase):
         return case.outcome
 
     def compare(self, stream: bytes, early: int, places: list[int], words: list[bytes]) -> None:
+        # No piece is more than a socket takes at once, so none must wait for its reader.
+        places = [*places, *range(0, len(stream), 50_000)]
         bounds = sorted({early, len(stream), *(place % (len(stream) + 1) for place in places)})
         pieces = [stream[a:b] for a, b in pairwise(b for b in bounds if b >= early)]
         alone, transport, direct = (
@@ -165,7 +167,7 @@ class SameTests(TunnelCase):
         st.lists(st.integers(0, 10**7), max_size=10),
         st.lists(SIZES.map(os.urandom), max_size=5),
     )
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=200)
     def test_same(
         self,
         before: list[bytes],

@@ -32,11 +32,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, service() as behind:
         host = Host(Path(scratch), behind.port, files)
         bench = Bench(host, behind, given.rounds or (2 if given.quick else 5), given.quick)
-        for name in given.only or PARTS:
-            getattr(bench, name)()
-        results = report.collect(bench, time.monotonic() - began)
-    report.write(results, folder)
-    plots.draw(results, folder)
+        try:
+            for name in given.only or PARTS:
+                getattr(bench, name)()
+        finally:
+            # Where a part fails, what was measured before it is not lost.
+            results = report.collect(bench, time.monotonic() - began)
+            report.write(results, folder)
+            plots.draw(results, folder)
     print((folder / "table.md").read_text())
     if files < 20_100:
         print(f"Only {files} open files are allowed here; 10,000 tunnels need 20,000 and some.")

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.frames import CLOSE, Payloads, Raw, masked
 
+#: After so long without a byte a server is given up, in seconds.
+STUCK = 30.0
+
 _BUFFER = memoryview(bytearray(1 << 18))
 
 
@@ -135,7 +138,9 @@ def swallow_all(browsers: Sequence[Browser], each: int) -> None:
         for browser in browsers:
             selector.register(browser.sock, selectors.EVENT_READ, browser)
         while lefts:
-            for key, _ in selector.select():
+            if not (ready := selector.select(STUCK)):
+                raise TimeoutError("bytes that were sent do not arrive")
+            for key, _ in ready:
                 browser = key.data
                 lefts[browser] -= browser.swallow()
                 if not lefts[browser]:

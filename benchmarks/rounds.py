@@ -169,7 +169,7 @@ class Bench:
     def crowd(self) -> None:
         """Up to 10,000 tunnels on one process."""
         most = min(10_000, (self.host.files - 100) // 2)
-        for peer in (peers.WSSERVER, peers.AUTOBAHN, peers.WEBSOCAT, peers.HAPROXY):
+        for peer in (peers.WSSERVER, peers.AUTOBAHN, peers.HAPROXY):
             counts = [1, 10, 100, 1000, most]
             if self.quick and peer is not peers.WSSERVER:
                 counts = counts[:-1]

@@ -135,9 +135,9 @@ class StartTests(SlurmCase):
         self.assertEqual(
             self.calls[0],
             [
-                *("sbatch", "--partition=p", "--account=a", "--time=1:00", "--gres=gpu:1"),
+                *("sbatch", "--no-requeue", "--partition=p", "--account=a", "--time=1:00"),
                 # Ours come last: what the file says may not rename the job.
-                *("-c4", "--parsable", "--no-requeue", f"--job-name={folder.name}"),
+                *("--gres=gpu:1", "-c4", "--parsable", f"--job-name={folder.name}"),
                 *(f"--output={folder}/output", f"{folder}/job"),
             ],
         )

@@ -225,15 +225,14 @@ class SlurmSession(RemoteServiceScript):
         return file
 
     def _submit(self, options: SlurmOptions, folder: Path) -> None:
-        argv = ["sbatch"]
+        # A session that begins anew by itself would have nobody to use it.
+        argv = ["sbatch", "--no-requeue"]
         for name in ("partition", "account", "time", "gres"):
             if (value := getattr(options, name)) is not None:
                 argv.append(f"--{name}={value}")
         argv += _template.fill_all(options.sbatch, self._values())
-        # Last, as the last one counts: by its name the job is found again, and a session
-        # that begins anew by itself would have nobody to use it.
-        argv += ["--parsable", "--no-requeue", f"--job-name={folder.name}"]
-        argv.append(f"--output={folder / 'output'}")
+        # Last, as the last one counts: by its name the job is found again.
+        argv += ["--parsable", f"--job-name={folder.name}", f"--output={folder / 'output'}"]
         self._submitted = True
         try:
             said = self.run([*argv, str(folder / "job")])

@@ -6,6 +6,7 @@ import gc
 import os
 import weakref
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest import TestResult
 
@@ -18,11 +19,13 @@ from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from tests.test_tls import make as certificate
 from tests.test_tunnel import Direct, TunnelCase
-from tests.wires import SocketWire, Wire, close, frame
+from tests.wires import SecureWire, SocketWire, Wire, close, frame
 from wsserver import relay, tunnel
-from wsserver.outlets import Buffers
-from wsserver.relay import HEAD, READ_SIZE, DirectRelay, Relay
+from wsserver.outlets import Buffers, socket_below
+from wsserver.relay import HEAD, READ_SIZE, DirectRelay, Relay, TLSRelay
+from wsserver.tls import Certificate
 
 
 class AutobahnAlone:
@@ -111,14 +114,21 @@ class EveryPath:
         self.session.start()
         self.service, self.wire = self.plug.succeed()
         up, down = self.wire.take(), b""
-        for number in range(max(len(pieces), len(words))):
-            if number < len(words) and not self.wire.disconnecting:
-                self.service_sends(words[number])
-            if number < len(pieces) and not (self.browser.disconnecting or self.browser.aborted):
-                self.browser_sends(pieces[number])
+        for word in words:
+            self.service_sends(word)
+            down += self.browser.take()
+        for piece in pieces:
+            if self.reads():
+                self.browser_sends(piece)
             up, down = up + self.wire.take(), down + self.browser.take()
         self.assertFalse(self.wire.paused and not self.wire.disconnecting)
         return (up, heard(down), bool(self.wire.disconnecting), self.session.failures)
+
+    def reads(self) -> bool:
+        """Whether the tunnel still listens to the browser."""
+        ended = self.browser.disconnecting or self.browser.aborted
+        # Nobody tells it here that the service's connection, which it has closed, is gone.
+        return not ended and not (self.wire.disconnecting and self.browser.paused)
 
 
 class TransportPath(EveryPath, TunnelCase):
@@ -147,7 +157,13 @@ class SameTests(TunnelCase):
         self.assertEqual(result.errors + result.failures, [])
         return case.outcome
 
-    def compare(self, stream: bytes, early: int, places: list[int], words: list[bytes]) -> None:
+    def compare(
+        self,
+        stream: bytes,
+        early: int,
+        places: list[int],
+        words: list[bytes],
+    ) -> None:
         # No piece is more than a socket takes at once, so none must wait for its reader.
         places = [*places, *range(0, len(stream), 50_000)]
         bounds = sorted({early, len(stream), *(place % (len(stream) + 1) for place in places)})
@@ -180,18 +196,23 @@ class SameTests(TunnelCase):
         """Whatever a browser sends, in whatever pieces, before the join or after it: bytes,
         pongs, close codes are the same on every path, and an independent client agrees."""
         stream = b"".join([*before, end, *after])
-        self.compare(stream, min(early, len(stream)), places, words)
+        # Autobahn refuses some frames by two bytes, while the scanner lets it see whole
+        # headers: what a service says in between may come or not, so it speaks first.
+        self.compare(stream, 0 if words else min(early, len(stream)), places, words)
 
     def test_joined_amid_a_frame(self) -> None:
         """The join may come at any byte of header or payload, of a message in fragments too."""
         fragments = frame(b"a" * 130, fin=False) + frame(b"p", 9) + frame(b"b" * 3, 0)
         stream = frame(b"x" * 130) + fragments + frame(b"y" * 8) * 3 + close()
         for early in range(0, len(stream), 3):
-            self.compare(stream, early, [], [b"hello"])
+            self.compare(stream, early, [], [])
 
 
 class DirectRelayTests(Direct, TunnelCase):
     """Flow control and the end, from socket to socket."""
+
+    #: How many buffers a browser costs that does not read.
+    kept = 1
 
     def setUp(self) -> None:
         super().setUp()
@@ -232,10 +253,10 @@ class DirectRelayTests(Direct, TunnelCase):
         """A browser that stops costs one buffer, and its input goes on."""
         self.open()
         sent = self.stall_browser()
-        self.assertEqual(self.lent, 1)
+        self.assertEqual(self.lent, self.kept)
         self.browser.feed(frame(b"input") + frame(b"more" * 50))
         self.assertEqual(self.wire.take(), b"input" + b"more" * 50)
-        self.assertEqual(self.lent, 1)
+        self.assertEqual(self.lent, self.kept)
         self.assertEqual(heard(self.browser.take())[0], sent)
         self.assertEqual((self.lent, self.wire.paused), (0, False))
 
@@ -253,7 +274,7 @@ class DirectRelayTests(Direct, TunnelCase):
         """Both may stop at one time, at one buffer each, and nothing is lost."""
         self.open()
         down, up = self.stall_browser(), self.stall_service()
-        self.assertEqual(self.lent, 2)
+        self.assertEqual(self.lent, self.kept + 1)
         self.assertEqual(heard(self.browser.take())[0], down)
         self.assertEqual(self.wire.take(), up)
         self.assertEqual(self.lent, 0)
@@ -285,7 +306,7 @@ class DirectRelayTests(Direct, TunnelCase):
         """All that the browser had sent reaches the service before its connection closes."""
         self.open()
         sent = self.stall_service()
-        self.browser.far.send(close())
+        self.browser.far.send(self.browser.encrypted(close()))
         got = self.wire.take()
         self.browser.read()
         self.assertEqual(got + self.wire.take(), sent)
@@ -360,3 +381,62 @@ class DirectRelayTests(Direct, TunnelCase):
                 self.assertIs(type(self.tunnel._relay), expected)
                 for wire in (self.browser, self.tunnel._service.transport):
                     getattr(wire, "close", lambda: None)()
+
+
+class TLSRelayTests(DirectRelayTests):
+    """All of that, and more, where the browser's socket carries TLS."""
+
+    #: What is encrypted has left its buffer.
+    kept = 0
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "both.pem").write_bytes(b"".join(certificate("server")))
+        self.context = Certificate(str(folder / "both.pem"))
+
+    def dial(self, head: bytes) -> None:
+        """A browser connects with TLS and sends its request."""
+        self.tunnel = self.factory.buildProtocol(None)
+        self.browser = SecureWire(self.context, self.tunnel)
+        self.addCleanup(self.browser.close)
+        self.browser.feed(head)
+
+    def test_kind(self) -> None:
+        """TLS has a relay of its own."""
+        self.open()
+        self.assertIs(type(self.tunnel._relay), TLSRelay)
+
+    def test_much(self) -> None:
+        """Much goes both ways unchanged, in records of TLS."""
+        self.open()
+        down, up = os.urandom(300_000), os.urandom(300_000)
+        got_down = got_up = b""
+        for start in range(0, 300_000, 30_000):
+            self.wire.feed(down[start : start + 30_000])
+            self.browser.feed(frame(up[start : start + 30_000]))
+            got_down, got_up = got_down + self.browser.take(), got_up + self.wire.take()
+        self.assertEqual((heard(got_down)[0], got_up), (down, up))
+
+    def test_cut_records(self) -> None:
+        """Records may come in any pieces, and cut frames anywhere."""
+        self.open()
+        stream = b"".join(frame(os.urandom(1)) + frame(b"x" * 9) for _ in range(20))
+        records = b"".join(
+            self.browser.encrypted(stream[i : i + 3]) for i in range(0, len(stream), 3)
+        )
+        for start in range(0, len(records), 101):
+            self.browser.feed_raw(records[start : start + 101])
+        self.assertEqual(len(self.wire.take()), 20 * 10)
+
+    def test_join_with_data(self) -> None:
+        """What Twisted decrypts besides a read of the relay goes the same way."""
+        self.open()
+        self.tunnel.dataReceived(frame(b"besides"))
+        self.assertEqual(self.wire.take(), b"besides")
+
+    def test_chosen_at_the_join(self) -> None:
+        """TLS over anything but a socket is relayed through its transport."""
+        self.open()
+        self.assertIs(socket_below(self.browser.secure), self.browser)

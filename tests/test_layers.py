@@ -17,7 +17,7 @@ SERVICES = HOUSE / "services"
 #: never from its own row.  A new room has to be given its place here.
 ROWS = [
     "errors",  # layer 0
-    "options lifecycle logs process",  # layer 1
+    "options lifecycle logs process forwarded",  # layer 1
     "config",
     "registry access frames",
     "processes store",  # layer 2
@@ -38,7 +38,7 @@ ROWS = [
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 DOORS = {"tunnel", "api", "pages", "events"}
 
-PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
+PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames", "forwarded"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from tests.fakes import make_desk
 from tests.wires import DONE, Reply, Wire, ask, ask_raw
 from wsserver.api import Api
+from wsserver.forwarded import Proxies
 from wsserver.logs import redact
 from wsserver.pages import status_page
 from wsserver.site import MAX_BODY, HTTPSite, Root
@@ -259,6 +260,15 @@ class EveryAnswerTests(SiteCase):
             redact(line), "127.0.0.1 GET /v1/status?security_token=***&token=*** 200 "
             + line.rpartition(" ")[2]
         )  # fmt: skip
+
+    async def test_client_behind_a_proxy(self) -> None:
+        """The log tells who asks as a listed proxy tells it, and nobody else."""
+        for proxies, who in (["127.0.0.1"], "203.0.113.7"), ([], "127.0.0.1"):
+            site = HTTPSite(Root(Resource(), Events()), proxies=Proxies(proxies))
+            with capturedLogs() as events:
+                await ask(site, "/", X_Forwarded_For="\xff, 203.0.113.7")
+            (line,) = [self.line(e) for e in events if e["log_namespace"] == "wsserver.access"]
+            self.assertEqual(line.split()[0], who)
 
     def line(self, event: LogEvent) -> str:
         return str(event["log_format"]).format(**event)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from wsserver.errors import ConfigError
+from wsserver.forwarded import Proxies
 from wsserver.options import Rule, resolve
 
 #: The largest service file that is read, in bytes.
@@ -129,6 +130,8 @@ class Settings(Deadlines):
     cert: str | None = None
     key: str | None = None
     security_token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
+    #: Addresses and networks of front proxies whose word on their clients is believed.
+    trusted_proxies: list[str] = []
     remote_session_config: str | None = None
     client_hostname: str = "127.0.0.1"
     client_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -349,6 +352,11 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         yield "settings.key: needs cert as well"
     if settings.http_port == -1 and settings.ws_port in (None, -1):
         yield "settings.http_port: -1 leaves nothing to listen on; give a ws_port"
+    for network in settings.trusted_proxies:
+        try:
+            Proxies([network])
+        except ValueError as error:
+            yield f"settings.trusted_proxies: {error}"
     if any(count < 1 for _, count in settings.local_session):
         yield "settings.local_session: COUNT must be 1 or more"
     if settings.ping_timeout > settings.ping_interval:

@@ -23,6 +23,7 @@ from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
+from wsserver.forwarded import Proxies
 from wsserver.launch import Launcher, ScriptThreads
 from wsserver.offers import Offer, load_offers
 from wsserver.pages import WEB, status_page
@@ -67,6 +68,7 @@ class Server(MultiService):
         launcher = Launcher.with_threads(reactor, self._threads)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
+        self.proxies = Proxies(settings.trusted_proxies)
         self.tunnels = TunnelFactory(
             reactor,
             self.sessions.join,
@@ -74,6 +76,7 @@ class Server(MultiService):
             settings.headers,
             settings.max_message_size,
             settings,
+            self.proxies,
         )
         stop = stop or self.stopService
         self.api = Api(self.desk, stop, status_page, settings.security_token)
@@ -84,7 +87,7 @@ class Server(MultiService):
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,
         )
-        self.site = HTTPSite(root, settings.headers, reactor, settings.head_timeout)
+        self.site = HTTPSite(root, settings.headers, reactor, settings.head_timeout, self.proxies)
         self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:

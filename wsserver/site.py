@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
@@ -15,6 +16,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site
 
+from wsserver.forwarded import Proxies
 from wsserver.pages import WEB, Files, Page
 from wsserver.replies import error_body
 
@@ -118,6 +120,20 @@ class Request(WebRequest):
     _refused = False
     _received = 0
 
+    def getClientAddress(self) -> Any:  # noqa: N802
+        """Return the address of who asks, as a listed front proxy tells it.
+
+        Its port is 0 then: proxies do not tell it.
+        """
+        peer = super().getClientAddress()
+        if not isinstance(peer, IPv4Address | IPv6Address):
+            return peer
+        hops = b",".join(self.requestHeaders.getRawHeaders(b"x-forwarded-for", []))
+        host = self.site.proxies.client(peer.host, hops.decode("latin-1"))
+        if host == peer.host:
+            return peer
+        return (IPv6Address if ":" in host else IPv4Address)("TCP", host, 0)
+
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that says it is too large."""
         self._refused = length is not None and length > MAX_BODY
@@ -166,7 +182,7 @@ class Channel(HTTPChannel):
 
 
 class HTTPSite(Site):
-    """The site; ``headers`` go with every answer.
+    """The site; ``headers`` go with every answer, ``proxies`` know who asks.
 
     A request, its TLS handshake included, must be complete within ``head_timeout`` seconds
     from the connection, or from the last answer.
@@ -183,9 +199,11 @@ class HTTPSite(Site):
         headers: Sequence[tuple[str, str]] = (),
         reactor: IReactorTime | None = None,
         head_timeout: float = 10.0,
+        proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__(root, timeout=head_timeout, reactor=reactor)
         self.headers = headers
+        self.proxies = proxies
 
     def log(self, request: HTTPRequest) -> None:
         """Note an answered request; the log keeps the tokens out."""

@@ -26,6 +26,7 @@ from wsserver.errors import (
     TooMuchTooEarly,
     WSServerError,
 )
+from wsserver.forwarded import Proxies
 from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
 from wsserver.keepalive import Keepalive
@@ -323,7 +324,7 @@ class TunnelFactory(WebSocketServerFactory):
 
     ``join`` claims a token; ``basic`` is where connections without one go, if anywhere;
     ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0
-    for none.
+    for none; ``proxies`` know who asks.
     """
 
     protocol = Tunnel
@@ -337,12 +338,14 @@ class TunnelFactory(WebSocketServerFactory):
         http_headers: list[tuple[str, str]] | None = None,
         max_message_size: int = 0,
         deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
+        proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
         self.basic = basic
         self.http_headers = http_headers or []
         self.deadlines = deadlines
+        self.proxies = proxies
         self.tunnels: set[Tunnel] = set()
         self.closed = False
         # Autobahn's defaults are unsafe or lossy; docs/operate.md says why each is set.

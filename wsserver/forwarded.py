@@ -1,0 +1,86 @@
+"""Who asks, where a front proxy stands between: believed from listed proxies alone.
+
+A header that anybody may write says nothing.  So ``X-Forwarded-*`` counts only where the
+other end of the connection is a proxy of ours, and of a list only what such proxies wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
+
+#: How many hops of ``X-Forwarded-For`` are followed at most.
+MAX_HOPS = 32
+
+# An address as proxies write it: with or without a port, IPv6 with or without brackets.
+_HOP = re.compile(r'"?(?:\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>[\d.]+)(?::\d+)?|(?P<bare>[^"]+))"?')
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+
+
+class Proxies:
+    """The front proxies of ours, by address or network, such as ``10.0.0.0/8``.
+
+    Raises ValueError for what is neither.
+    """
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        self._networks = [ip_network(network) for network in networks]
+
+    def trusts(self, peer: str) -> bool:
+        """Tell whether the other end of a connection is one of them."""
+        found = _address(peer)
+        if found is None:
+            return False
+        address = ip_address(found)
+        return any(address in network for network in self._networks)
+
+    def client(self, peer: str, forwarded_for: str | None) -> str:
+        """Return the address of who asks: the right-most hop that is no proxy of ours.
+
+        ``peer`` is the other end of the connection, ``forwarded_for`` the value of
+        ``X-Forwarded-For``, of all of them with commas where it stands several times.
+        Where a hop is no address, the proxy that named it is all that is known.
+        """
+        client = _address(peer) or peer
+        rest = forwarded_for or ""
+        for _ in range(MAX_HOPS):
+            if not rest or not self.trusts(client):
+                break
+            rest, _, hop = rest.rpartition(",")
+            named = _address(hop)
+            if named is None:
+                break
+            client = named
+        return client
+
+    def host(self, peer: str, forwarded_host: str | None) -> str | None:
+        """Return the host, with its port if any, that the client asked for; None if untold."""
+        told = self._told(peer, forwarded_host)
+        return told if _HOST.fullmatch(told) else None
+
+    def proto(self, peer: str, forwarded_proto: str | None) -> str | None:
+        """Return ``http`` or ``https``, whichever the client speaks; None if untold."""
+        told = self._told(peer, forwarded_proto).lower()
+        told = {"ws": "http", "wss": "https"}.get(told, told)
+        return told if told in ("http", "https") else None
+
+    def _told(self, peer: str, value: str | None) -> str:
+        """Return what the proxy next to us wrote: the last of a list."""
+        if not value or not self.trusts(peer):
+            return ""
+        return value.rpartition(",")[2].strip()
+
+
+def _address(text: str) -> str | None:
+    """Return an address in its usual form, without port; None where it is none."""
+    found = _HOP.fullmatch(text.strip()[:80])
+    if found is None:
+        return None
+    try:
+        address = ip_address(found["v6"] or found["v4"] or found["bare"])
+    except ValueError:
+        return None
+    # A socket that takes both kinds names IPv4 clients so.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)

@@ -12,14 +12,25 @@ from twisted.web.resource import Resource
 from tests.fakes import WALL, FakeScript, make_desk, make_offer
 from tests.wires import DONE, Reply, Wire, ask, ask_raw
 from wsserver.api import Api
+from wsserver.forwarded import Proxies
 from wsserver.lifecycle import Event
 from wsserver.offers import Script
+from wsserver.origins import Origins
 from wsserver.site import HTTPSite, Root
 
 
 def pick(common_options: Any, options: Any) -> None:
     if options.get("size") == "wrong":
         raise ValueError("size must be right")
+
+
+#: What browsers say where a page of another site asks.
+FOREIGN = (
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site", "Origin": "http://localhost:3000"},
+    {"Origin": "http://evil.example"},
+    {"Referer": "http://evil.example/page"},
+)
 
 
 class ApiCase(TestCase):
@@ -36,7 +47,11 @@ class ApiCase(TestCase):
             make_offer("Broken", unavailable="no Xvnc"),
         )
         self.stops: list[str] = []
-        self.api = Api(self.desk, self.stop, lambda request, desk: b"<table>", self.secret)
+        self.serve()
+
+    def serve(self, origins: Origins = Origins(), proxies: Proxies = Proxies()) -> None:  # noqa: B008
+        page = lambda request, desk: b"<table>"  # noqa: E731
+        self.api = Api(self.desk, self.stop, page, self.secret, origins, proxies)
         self.site = HTTPSite(Root(self.api.app.resource(), Resource()))
 
     def stop(self) -> None:
@@ -261,6 +276,67 @@ class OpenApiTests(ApiCase):
             self.desk.release(reply.json["token"])
 
 
+class PageTests(ApiCase):
+    """Pages of other sites change nothing; what is no browser is not asked."""
+
+    async def test_foreign(self) -> None:
+        """Neither reserve nor release nor stop; what changes nothing is answered."""
+        await self.get("/v1/reserve/Demo%20one")
+        for fields in FOREIGN:
+            for path in ("reserve/Picky", "release/token-1", "stop"):
+                await self.assert_refused(f"/v1/{path}", 403, "Forbidden", **fields)
+                reply = await self.get(f"/v1/{path}", method="POST", **fields)
+                self.assertEqual(reply.code, 403, (path, fields))
+            self.assertEqual((await self.get("/v1/services", **fields)).code, 200)
+        self.assertEqual((self.stops, len(self.desk.live())), ([], 1))
+
+    async def test_own(self) -> None:
+        """Our own pages are served."""
+        for fields in (
+            {"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost:80"},
+            {"Origin": "http://localhost:80"},
+            {"Referer": "http://localhost:80/"},
+        ):
+            made = await self.get("/v1/reserve/Picky", method="POST", **fields)
+            token = made.json["token"]
+            self.assertEqual((await self.get(f"/v1/release/{token}", **fields)).code, 200)
+
+    async def test_beacon(self) -> None:
+        """What our pages send as they close comes from an origin that they do not tell."""
+        for fields in ({"Origin": "null"}, {"Origin": "null", "Sec_Fetch_Site": "same-origin"}):
+            made = (await self.get("/v1/reserve/Picky")).json
+            path = f"/v1/release/{made['token']}"
+            self.assertEqual((await self.get(path, method="POST", **fields)).code, 200)
+        await self.get("/v1/reserve/Picky")
+        sandboxed = {"Origin": "null", "Sec_Fetch_Site": "cross-site"}
+        reply = await self.get("/v1/release/token-3", method="POST", **sandboxed)
+        self.assertEqual(reply.code, 403)
+
+    async def test_listed(self) -> None:
+        """Pages of a listed origin are served."""
+        self.serve(Origins(["https://app.example"]))
+        fields = {"Origin": "https://app.example", "Sec_Fetch_Site": "cross-site"}
+        self.assertEqual((await self.get("/v1/reserve/Picky", **fields)).code, 200)
+
+    async def test_proxy(self) -> None:
+        """The host that the browser asked for is told by a listed proxy."""
+        fields = {"Origin": "https://site.example", "X_Forwarded_Host": "site.example"}
+        self.assertEqual((await self.get("/v1/reserve/Picky", **fields)).code, 403)
+        self.serve(proxies=Proxies(["127.0.0.1"]))
+        self.assertEqual((await self.get("/v1/reserve/Picky", **fields)).code, 200)
+
+    async def test_stop_from_here_alone(self) -> None:
+        """Without a security token nobody elsewhere stops the server."""
+        for fields in ({"X_Forwarded_For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}):
+            await self.assert_refused("/v1/stop", 403, "Forbidden", **fields)
+        self.serve(proxies=Proxies(["127.0.0.1"]))
+        await self.assert_refused("/v1/stop", 403, "Forbidden")
+        self.serve()
+        self.patch(Wire, "getPeer", lambda wire: IPv4Address("TCP", "192.0.2.1", 5000))
+        await self.assert_refused("/v1/stop", 403, "Forbidden")
+        self.assertEqual(self.stops, [])
+
+
 class SecurityTokenTests(ApiCase):
     """With a security token only those who have it are callers."""
 
@@ -288,6 +364,18 @@ class SecurityTokenTests(ApiCase):
         """What stands in the query counts before what stands in a header."""
         path = "/v1/status?security_token=no"
         await self.assert_refused(path, 401, "Unauthorized", Authorization="Bearer sesame")
+
+    async def test_foreign_pages(self) -> None:
+        """A page of another site is served where it shows the security token."""
+        for fields in FOREIGN:
+            reply = await self.get("/v1/reserve/Picky?security_token=sesame", **fields)
+            self.assertEqual(reply.code, 200, fields)
+            refused = await self.get(f"/v1/release/{reply.json['token']}", **fields)
+            self.assertEqual(refused.code, 403, fields)
+            self.desk.release(reply.json["token"])
+        bearer = {"Authorization": "Bearer sesame", **FOREIGN[0]}
+        self.assertEqual((await self.get("/v1/stop", **bearer)).code, 200)
+        await self.assert_refused("/v1/stop?security_token=x", 401, "Unauthorized", **FOREIGN[0])
 
     async def test_release_without(self) -> None:
         """A browser releases by the reservation's token alone."""

@@ -329,6 +329,7 @@ class SettingsTests(SynchronousTestCase):
             "security_token": [""],
             "add_header": ["A=B", [1]],
             "verbose": [-1],
+            "allowed_origins": [["app.example"], ["https://app.example/"], [1], "*"],
             "trusted_proxies": [["proxy.example"], ["10.0.0.1/8"], "127.0.0.1"],
         }.items():
             for value in values:

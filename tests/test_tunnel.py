@@ -24,8 +24,10 @@ from wsserver.errors import (
     TokenInUse,
     WSServerError,
 )
+from wsserver.forwarded import Proxies
 from wsserver.handshake import HEAD_BYTES
 from wsserver.keepalive import UNANSWERED
+from wsserver.origins import Origins
 from wsserver.peer import Peer
 from wsserver.relay import DirectRelay
 from wsserver.tunnel import EARLY_BYTES, Tunnel, TunnelFactory
@@ -125,6 +127,35 @@ class HandshakeTests(TunnelCase):
             self.assertEqual("Retry-After" in answer, error.retry_after is not None)
             self.hang_up()
         self.assertEqual(self.session.left, 0)
+
+    def test_foreign_pages(self) -> None:
+        """A page of another host is refused before anything else, whatever its token."""
+        for token in ("?token=T", ""):
+            self.dial(request(token, Origin="http://evil.example"))
+            answer = self.browser.take().decode()
+            self.assertIn("HTTP/1.1 403 ", answer)
+            self.assertIn("allowed_origins", answer)
+        twice = request("?token=T", Origin="http://localhost\r\nOrigin: http://localhost")
+        for head in (twice, request("?token=T", Origin="null"), request("?token=T", Origin="")):
+            self.dial(head)
+            self.assertRegex(self.browser.take().decode(), "^HTTP/1.1 40[03] ")
+        self.assertEqual(self.joins, [])
+
+    def test_pages_of_our_own(self) -> None:
+        """A page of this host, or of a listed origin, may connect."""
+        self.upgrade(Origin="https://LOCALHOST:8443")
+        self.factory = self.make(origins=Origins(["https://app.example"]))
+        self.upgrade(Origin="https://app.example")
+
+    def test_page_behind_a_proxy(self) -> None:
+        """The host that the browser asked for is told by a listed proxy, not by just anybody."""
+        fields = {"Origin": "https://site.example", "X_Forwarded_Host": "site.example"}
+        self.dial(request("?token=T", **fields))
+        self.assertIn(b"HTTP/1.1 403 ", self.browser.take())
+        self.factory = self.make(proxies=Proxies(["127.0.0.1"]))
+        self.upgrade(**fields)
+        self.dial(request("?token=T", Origin="http://localhost", X_Forwarded_Host="site.example"))
+        self.assertIn(b"HTTP/1.1 403 ", self.browser.take())
 
     def test_no_token(self) -> None:
         """Without a token and without a fixed host there is nowhere to go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -14,9 +15,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from wsserver.access import Caller, check_may_use, identify, may_use
 from wsserver.desk import Desk
-from wsserver.errors import BadRequest, WSServerError
+from wsserver.errors import BadRequest, Forbidden, WSServerError
+from wsserver.forwarded import Proxies
 from wsserver.lifecycle import Reservation
 from wsserver.offers import Offer
+from wsserver.origins import Origins
+from wsserver.provenance import asked, is_local
 from wsserver.replies import error_body, json_body
 
 P = ParamSpec("P")
@@ -58,7 +62,9 @@ class Api:
     """The resource below ``/v1``.
 
     ``stop`` shuts the server down; ``status_page`` renders the page for people;
-    ``websocket_port`` is that of a websocket listener of its own, if there is one.
+    ``origins`` are the pages that may change things, those of our own host by default;
+    ``proxies`` know who asks; ``websocket_port`` is that of a websocket listener of its
+    own, if there is one.
     """
 
     app = Klein()
@@ -69,11 +75,15 @@ class Api:
         stop: Callable[[], object],
         status_page: Callable[[Request, Desk], Any],
         security_token: str | None = None,
+        origins: Origins = Origins(),  # noqa: B008  (never changed)
+        proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
     ) -> None:
         self._desk = desk
         self._stop = stop
         self._status_page = status_page
         self._security_token = security_token
+        self._origins = origins
+        self._proxies = proxies
         self.websocket_port: int | None = None
 
     @app.route("/services", methods=_READ, strict_slashes=False)
@@ -91,6 +101,7 @@ class Api:
     @_for_callers
     def reserve(self, request: Request, caller: Caller, name: str) -> Answer:
         """Reserve an instance; query fields are its options."""
+        self._check_page(request, caller)
         name = name.removesuffix("/")
         options = _fields(request)
         options.pop("security_token", None)
@@ -111,6 +122,10 @@ class Api:
     @_changes
     def release(self, request: Request, token: str) -> Answer:
         """Release a reservation: the token itself is the permission."""
+        said = asked(request, self._proxies)
+        # What our own pages send as they close, as they tell nobody their address.
+        unsaid = said.origin == "null" and said.site is None
+        self._origins.check_change(replace(said, origin=None) if unsaid else said)
         self._desk.release(token.removesuffix("/"))
         return json_body(request, {"released": True})
 
@@ -142,7 +157,13 @@ class Api:
     @_changes
     @_for_callers
     def stop(self, request: Request, caller: Caller) -> Answer:
-        """Shut the server down, after this answer."""
+        """Shut the server down, after this answer.
+
+        Without a security token only this machine may.
+        """
+        self._check_page(request, caller)
+        if not caller.trusted and not is_local(request, self._proxies):
+            raise Forbidden("without a security token only this machine may stop the server")
         request.notifyFinish().addBoth(lambda _: self._stop())
         return json_body(request, {"stopping": True})
 
@@ -179,6 +200,14 @@ class Api:
         if given is None and scheme.lower() == "bearer":
             given = bearer.strip()
         return identify(given, self._security_token)
+
+    def _check_page(self, request: Request, caller: Caller) -> None:
+        """Refuse pages of foreign origins, unless they show the security token.
+
+        A browser adds nothing of the kind by itself, so who shows it means it.
+        """
+        if not caller.trusted:
+            self._origins.check_change(asked(request, self._proxies))
 
     def _service(self, offer: Offer) -> dict[str, Any]:
         name = offer.spec.name

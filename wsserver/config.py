@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from wsserver.errors import ConfigError
 from wsserver.forwarded import Proxies
 from wsserver.options import Rule, resolve
+from wsserver.origins import Origins
 
 #: The largest service file that is read, in bytes.
 MAX_FILE_SIZE = 1024 * 1024
@@ -132,6 +133,8 @@ class Settings(Deadlines):
     security_token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
     #: Addresses and networks of front proxies whose word on their clients is believed.
     trusted_proxies: list[str] = []
+    #: Origins of web pages that may use us beside those of our own host; ``*`` for all.
+    allowed_origins: list[str] = []
     remote_session_config: str | None = None
     client_hostname: str = "127.0.0.1"
     client_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -348,6 +351,11 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
     for header in settings.add_header:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[\x20-\x7e\x80-\xff]*", header):
             yield f"settings.add_header: must be NAME=VALUE, not {_short(header)}"
+    for origin in settings.allowed_origins:
+        try:
+            Origins([origin])
+        except ValueError as error:
+            yield f"settings.allowed_origins: {error}"
     if (settings.key is not None) and settings.cert is None:
         yield "settings.key: needs cert as well"
     if settings.http_port == -1 and settings.ws_port in (None, -1):

@@ -5,6 +5,7 @@ Autobahn speaks it (RFC 6455, section 4).  URLs and refusals: contract.md, "Webs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +14,7 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.logger import Logger
 
 from wsserver.errors import BadRequest, WSServerError
+from wsserver.origins import Asked
 
 #: The largest request head, in bytes, as in twisted.web.
 HEAD_BYTES = 16 * 1024
@@ -33,8 +35,9 @@ class Handshake(WebSocketServerProtocol):
         raise NotImplementedError
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Refuse with a real HTTP status where the claim fails."""
+        """Refuse with a real HTTP status a page of a foreign origin, and where the claim fails."""
         try:
+            self.factory.origins.check_websocket(self._asked(request.headers))
             self.claim(*_query(self.http_request_uri))
         except WSServerError as error:
             self._refusal = error
@@ -44,6 +47,11 @@ class Handshake(WebSocketServerProtocol):
             _log.failure("a token could not be claimed")
             raise ConnectionDeny(500, "internal error") from error
         return "binary" if "binary" in request.protocols else None
+
+    def _asked(self, headers: Mapping[str, str]) -> Asked:
+        peer = self.transport.getPeer()
+        told = self.factory.proxies.host(peer.host, headers.get("x-forwarded-host"))
+        return Asked(told or headers.get("host"), headers.get("origin"))
 
     def sendHttpErrorResponse(
         self,

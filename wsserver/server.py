@@ -26,8 +26,10 @@ from wsserver.events import Events
 from wsserver.forwarded import Proxies
 from wsserver.launch import Launcher, ScriptThreads
 from wsserver.offers import Offer, load_offers
+from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
 from wsserver.sessions import Sessions
+from wsserver.sharing import Shared
 from wsserver.site import HTTPSite, Root
 from wsserver.store import MemoryStore
 from wsserver.tls import Certificate
@@ -65,6 +67,7 @@ class Server(MultiService):
         self._ports: list[IListeningPort] = []
         self._threads = ScriptThreads(sum(offer.spec.count for offer in offers.values()))
         self.desk = Desk(offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout)
+        origins = Origins(settings.allowed_origins)
         launcher = Launcher.with_threads(reactor, self._threads)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
@@ -77,12 +80,13 @@ class Server(MultiService):
             settings.max_message_size,
             settings,
             self.proxies,
+            origins,
         )
         stop = stop or self.stopService
-        self.api = Api(self.desk, stop, status_page, settings.security_token)
+        self.api = Api(self.desk, stop, status_page, settings.security_token, origins, self.proxies)
         self.events = Events(self.desk, reactor)
         root = Root(
-            self.api.app.resource(),
+            Shared(self.api.app.resource(), origins),
             self.events,
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,

@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what REST calls must show; better set {_TOKEN_VARIABLE}")  # fmt: skip
     add("--trusted_proxies", nargs="+", action="extend", metavar="NETWORK",
         help="front proxies whose X-Forwarded-For is believed, such as 127.0.0.1")  # fmt: skip
+    add("--allowed_origins", action="append", metavar="ORIGIN",
+        help="web pages of other hosts that may use websockets and REST, "
+        "such as https://app.example; * for all; may be given several times")  # fmt: skip
     add("--client_hostname", metavar="HOST", help="where websockets without token go")
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
     add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")

@@ -30,6 +30,7 @@ from wsserver.forwarded import Proxies
 from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
 from wsserver.keepalive import Keepalive
+from wsserver.origins import Origins
 from wsserver.relay import Relay, join
 
 #: What a client may send while its service starts, in bytes.
@@ -324,7 +325,8 @@ class TunnelFactory(WebSocketServerFactory):
 
     ``join`` claims a token; ``basic`` is where connections without one go, if anywhere;
     ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0
-    for none; ``proxies`` know who asks.
+    for none; ``proxies`` know who asks; ``origins`` are the pages that may connect, those
+    of our own host by default.
     """
 
     protocol = Tunnel
@@ -339,6 +341,7 @@ class TunnelFactory(WebSocketServerFactory):
         max_message_size: int = 0,
         deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
         proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
+        origins: Origins = Origins(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
@@ -346,12 +349,14 @@ class TunnelFactory(WebSocketServerFactory):
         self.http_headers = http_headers or []
         self.deadlines = deadlines
         self.proxies = proxies
+        self.origins = origins
         self.tunnels: set[Tunnel] = set()
         self.closed = False
         # Autobahn's defaults are unsafe or lossy; docs/operate.md says why each is set.
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
+            # The handshake checks them itself; see origins.
             allowedOrigins=["*"],
             allowNullOrigin=True,
             failByDrop=False,

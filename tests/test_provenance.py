@@ -1,0 +1,49 @@
+"""From which page and which machine a request comes, in memory."""
+
+from __future__ import annotations
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import Request
+from twisted.web.test.requesthelper import DummyChannel
+
+from wsserver.forwarded import Proxies
+from wsserver.origins import Asked
+from wsserver.provenance import asked, header, is_local
+
+
+def request(peer: str = "192.0.2.1", **fields: list[bytes]) -> Request:
+    made = Request(DummyChannel())
+    made.client = (IPv6Address if ":" in peer else IPv4Address)("TCP", peer, 5000)
+    for name, values in fields.items():
+        made.requestHeaders.setRawHeaders(name.replace("_", "-").encode(), values)
+    return made
+
+
+class ProvenanceTests(SynchronousTestCase):
+    def test_page(self) -> None:
+        """What stands twice is joined, so that it is nothing."""
+        self.assertEqual(asked(request(), Proxies()), Asked(None))
+        said = request(
+            host=[b"a"], origin=[b"http://a", b"http://b"], sec_fetch_site=[b"none"],
+            referer=[b"http://a/\xff"],
+        )  # fmt: skip
+        expected = Asked("a", "http://a,http://b", "none", "http://a/\xff")
+        self.assertEqual(asked(said, Proxies()), expected)
+        self.assertEqual(header(request(origin=[b""]), "origin"), "")
+
+    def test_proxy(self) -> None:
+        """A listed proxy tells which host was asked for."""
+        said = request(host=[b"inner:9090"], x_forwarded_host=[b"evil", b"site.example"])
+        self.assertEqual(asked(said, Proxies()).host, "inner:9090")
+        self.assertEqual(asked(said, Proxies(["192.0.2.0/24"])).host, "site.example")
+
+    def test_local(self) -> None:
+        """This machine is what comes over loopback, and not for somebody else."""
+        for peer in ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"):
+            self.assertTrue(is_local(request(peer), Proxies()), peer)
+            self.assertFalse(is_local(request(peer, x_forwarded_for=[b"::1"]), Proxies()))
+            self.assertFalse(is_local(request(peer, forwarded=[b"for=::1"]), Proxies()))
+        for peer in ("192.0.2.1", "::2", "::ffff:192.0.2.1", "0.0.0.0"):
+            self.assertFalse(is_local(request(peer), Proxies()), peer)
+        self.assertFalse(is_local(request("127.0.0.1"), Proxies(["127.0.0.1"])))

@@ -1,0 +1,35 @@
+"""Where an HTTP request comes from: from which web page, and from which machine."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from twisted.web.http import Request
+
+from wsserver.forwarded import Proxies
+from wsserver.origins import Asked
+
+
+def asked(request: Request, proxies: Proxies) -> Asked:
+    """Return what a request says of the page that it comes from."""
+    told = proxies.host(request.client.host, header(request, "x-forwarded-host"))
+    return Asked(
+        told or header(request, "host"),
+        header(request, "origin"),
+        header(request, "sec-fetch-site"),
+        header(request, "referer"),
+    )
+
+
+def is_local(request: Request, proxies: Proxies) -> bool:
+    """Tell whether a request comes from this machine, and not through a proxy."""
+    # In its usual form, which an IPv4 address on an IPv6 socket has not.
+    peer = proxies.client(request.client.host, None)
+    named = any(header(request, name) for name in ("forwarded", "x-forwarded-for"))
+    return ip_address(peer).is_loopback and not named and not proxies.trusts(peer)
+
+
+def header(request: Request, name: str) -> str | None:
+    """Return a header, if there is one; several of one name are joined with commas."""
+    values = request.requestHeaders.getRawHeaders(name.encode())
+    return None if values is None else b",".join(values).decode("latin-1")

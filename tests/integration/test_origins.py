@@ -1,0 +1,234 @@
+"""Pages of other origins: what a browser lets them try, the server refuses."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.parts import Server, certificate, chromium, folder, until
+from tests.integration.raw import status_of
+from tests.test_origins import FOREIGN, HOME
+
+#: Notes every start in a file, and listens without a process.
+COUNTED = """
+import socket
+from wsserver import RemoteServiceScript
+
+class Counted(RemoteServiceScript):
+    _listener = None
+
+    def start(self):
+        with open(self._common_options["starts"], "a") as starts:
+            starts.write("start\\n")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        return self._listener.getsockname()
+
+    def stop(self):
+        if self._listener is not None:
+            self._listener.close()
+"""
+
+
+class CountedCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = self.enterContext(folder())
+        (self.folder / "counted.py").write_text(COUNTED)
+        self.starts = self.folder / "starts"
+        self.starts.touch()
+        entry = {"script": "counted.py", "count": 100, "options": {"starts": str(self.starts)}}
+        self.services = self.folder / "services.json"
+        self.services.write_text(json.dumps({"Counted": entry}))
+
+    def serve(self, *args: object) -> Server:
+        server = Server("-c", self.services, "--interface", "127.0.0.1", "--http_port", 0, *args)
+        return self.enterContext(server)
+
+    def started(self) -> int:
+        return len(self.starts.read_text().splitlines())
+
+
+class TableTests(CountedCase):
+    """The table of tests.test_origins, over real sockets, with a good and a bad token."""
+
+    def handshake(self, server: Server, token: str, host: str, origin: str) -> int:
+        lines = [
+            f"GET /websockify?token={token} HTTP/1.1",
+            f"Host: {host}",
+            f"Origin: {origin}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+        ]
+        data = "\r\n".join([*lines, "", ""]).encode()
+        return status_of(server.ws_port, data, bool(server.secure))
+
+    def check(self, server: Server) -> None:
+        sendable = [(h, o) for h, o in FOREIGN if h and o == o.strip() and "\0" not in o]
+        sendable.append(("good.example", "http://good.example\r\nOrigin: http://good.example"))
+        token = server.reserve("Counted")
+        for host, origin in sendable:
+            with self.subTest(host=host, origin=origin[:80]):
+                found = [self.handshake(server, t, host, origin) for t in (token, "bad")]
+                self.assertEqual(found[0], found[1])
+                # twisted.web hangs up on a line that is too long.
+                self.assertIn(found[0], (0, 431) if len(origin) > 9999 else (400, 403))
+        for host, origin in HOME:
+            with self.subTest(host=host, origin=origin):
+                self.assertEqual(self.handshake(server, "bad", host, origin), 404)
+        self.assertEqual(self.started(), 0)
+        self.assertGreaterEqual(len(sendable) + len(HOME), 40)
+        for host, origin in HOME[:2]:
+            good = server.reserve("Counted")
+            self.assertEqual(self.handshake(server, good, host, origin), 101)
+        until(lambda: self.started() == 2)
+        self.starts.write_text("")
+
+    def test_plain(self) -> None:
+        """On the HTTP port, and on a port of their own."""
+        self.check(self.serve())
+        self.check(self.serve(0))
+
+    def test_tls(self) -> None:
+        """The same by TLS."""
+        cert, key = certificate(self.folder)
+        self.check(self.serve("--cert", cert, "--key", key))
+        self.check(self.serve(0, "--cert", cert, "--key", key))
+
+
+#: All that a page can try without asking; the server is to see each, and do none.
+ATTACK = """
+<!DOCTYPE html><title>evil</title>
+<form id="get" target="a" action="TARGET/v1/stop"></form>
+<form id="post" target="b" method="post" action="TARGET/v1/stop"></form>
+<form id="reserve" target="c" method="post" action="TARGET/v1/reserve/Counted"></form>
+<iframe name="a"></iframe> <iframe name="b"></iframe> <iframe name="c"></iframe>
+<iframe src="TARGET/v1/reserve/Counted"></iframe> <iframe src="TARGET/v1/stop"></iframe>
+<img src="TARGET/v1/reserve/Counted?img"> <img src="TARGET/v1/stop?img">
+<img src="TARGET/v1/stop?hidden" referrerpolicy="no-referrer">
+<script src="TARGET/v1/stop?script"></script>
+<link rel="stylesheet" href="TARGET/v1/reserve/Counted?style">
+<script>
+  const calls = [];
+  for (const path of ["reserve/Counted?fetch", "stop?fetch"])
+    for (const method of ["GET", "POST"])
+      for (const mode of ["no-cors", "cors"])
+        calls.push(fetch("TARGET/v1/" + path, { mode, method, credentials: "include" })
+          .then((answer) => answer.type, () => "refused"));
+  navigator.sendBeacon("TARGET/v1/stop?beacon");
+  for (const form of document.forms) form.submit();
+  calls.push(new Promise((resolve) => {
+    const socket = new WebSocket("TARGET/?token=TOKEN".replace("http", "ws"));
+    socket.onopen = () => resolve("open");
+    socket.onerror = () => resolve("refused");
+  }));
+  window.done = Promise.all(calls);
+</script>
+"""
+
+
+class BrowserTests(CountedCase):
+    """Chromium shows a hostile page; nothing is reserved, started or stopped."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        playwright = self.enterContext(sync_playwright())
+        self.browser = self.enterContext(chromium(playwright))
+        self.page_server = self.enterContext(pages(self.folder / "evil"))
+
+    def attack(self, page_host: str, server_host: str) -> tuple[list[str], list[int]]:
+        """Open the page, and return what its scripts and what its requests came to."""
+        target = f"http://{server_host}:{self.server.http_port}"
+        html = ATTACK.replace("TARGET", target).replace("TOKEN", self.token)
+        (self.folder / "evil" / "evil.html").write_text(html)
+        page = self.browser.new_page()
+        statuses: list[int] = []
+        page.on("response", lambda r: r.url.startswith(target) and statuses.append(r.status))
+        page.goto(f"http://{page_host}:{self.page_server}/evil.html")
+        outcome: list[str] = page.evaluate("window.done")
+        # Three forms, two frames, four fetches and the beacon; Chromium tells no more.
+        until(lambda: page.wait_for_timeout(50) or len(statuses) >= 10)
+        page.close()
+        return outcome, statuses
+
+    def check(self, page_host: str, server_host: str) -> None:
+        outcome, statuses = self.attack(page_host, server_host)
+        self.assertEqual(set(outcome), {"opaque", "refused"})
+        self.assertEqual(outcome[-1], "refused")
+        self.assertEqual(set(statuses), {403})
+        self.assertEqual(len(self.server.instances("Counted")), 1)
+        self.assertEqual(self.started(), 0)
+
+    def test_foreign_pages(self) -> None:
+        """From another site, and from another port of this one."""
+        self.server = self.serve("-v")
+        self.token = self.server.reserve("Counted")
+        self.check("localhost", "127.0.0.1")
+        # A socket of the same host is allowed, as its port may be another.
+        outcome, statuses = self.attack("127.0.0.1", "127.0.0.1")
+        self.assertEqual((set(statuses), outcome[-1]), ({403}, "open"))
+        self.assertEqual(len(self.server.instances("Counted")), 1)
+        self.server.stop()
+        for what in ("img", "hidden", "script", "style", "fetch", "beacon"):
+            seen = [line for line in self.server.log.splitlines() if f"?{what} " in line]
+            self.assertGreaterEqual(len(seen), 2, what)
+            self.assertEqual([line for line in seen if " 403 " not in line], [])
+
+    def test_listed(self) -> None:
+        """A page of a listed origin reserves, reads the answer and opens the websocket."""
+        origin = f"http://localhost:{self.page_server}"
+        self.server = self.serve("--allowed_origins", origin)
+        target = f"http://127.0.0.1:{self.server.http_port}"
+        page = self.browser.new_page()
+        page.goto(f"{origin}/")
+        token = page.evaluate(
+            """async (target) => {
+                const headers = { Authorization: "Bearer asks-first" };
+                const answer = await fetch(`${target}/v1/reserve/Counted`, { headers });
+                const { token } = await answer.json();
+                const socket = new WebSocket(`${target.replace("http", "ws")}/?token=${token}`);
+                await new Promise((resolve) => { socket.onopen = resolve; });
+                return token;
+            }""",
+            target,
+        )
+        self.assertEqual(self.server.instances("Counted")[0]["token"], token)
+        page.close()
+        until(lambda: not self.server.instances("Counted"))
+
+    def test_our_own(self) -> None:
+        """A beacon of a page of our own releases."""
+        self.server = self.serve()
+        token = self.server.reserve("Counted")
+        page = self.browser.new_page()
+        page.goto(self.server.http)
+        page.evaluate("(token) => navigator.sendBeacon(`/v1/release/${token}`)", token)
+        until(lambda: not self.server.instances("Counted"))
+
+
+@contextmanager
+def pages(folder: Path) -> Iterator[int]:
+    """Serve a folder on all loopback addresses, as somebody else would; yield the port."""
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()

@@ -102,7 +102,11 @@ TRUSTING = ssl._create_unverified_context()
 
 
 class Server:
-    """``twistd wsserver`` with its log in memory."""
+    """``twistd wsserver`` with its log in a file, which never fills up.
+
+    Its home is a folder of its own: the shells of a session must not run the start-up
+    files of whoever runs the tests, which may take long or wait for a lock.
+    """
 
     def __init__(
         self,
@@ -112,23 +116,19 @@ class Server:
         cwd: Path | None = None,
     ) -> None:
         command = [twistd or str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
+        self._home = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
+        self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [*command, "wsserver", *map(str, args)],
-            stdout=subprocess.PIPE,
+            stdout=self._log,
             stderr=subprocess.STDOUT,
-            text=True,
             cwd=cwd or tempfile.gettempdir(),
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "HOME": self._home.name, **(env or {})},
         )
-        self.log = ""
         self.http_port = self.ws_port = 0
 
     def __enter__(self) -> Server:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.log += line
-            if "wsserver listens on" in line:
-                break
+        until(lambda: "wsserver listens on" in self.log or self.process.poll() is not None, 60)
         http = re.search(r"http(s?)://\S+?:(\d+)/", self.log)
         own = re.search(r"wss?://\S+?:(\d+)/", self.log)
         if http is None and own is None:
@@ -139,16 +139,15 @@ class Server:
         self.ws_port = int(own[1]) if own is not None else self.http_port
         return self
 
-    def line(self) -> str:
-        """Return the next line of the log, once there is one."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.log += line
-        return line
+    @property
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return os.pread(self._log.fileno(), 1 << 30, 0).decode()
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.stop()
+        self._home.cleanup()
 
     @property
     def http(self) -> str:
@@ -165,12 +164,10 @@ class Server:
 
     def ended(self, seconds: float = 30) -> int:
         try:
-            rest, _ = self.process.communicate(timeout=seconds)
+            return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
-        self.log += rest
-        return self.process.returncode
 
     def get(self, path: str, **headers: str) -> Answer:
         return fetch(self.http + path, **headers)

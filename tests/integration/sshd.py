@@ -27,11 +27,16 @@ UsePAM no
 StrictModes no
 PermitRootLogin yes
 MaxStartups 100
+SetEnv HOME={folder}
 """
 
 
 class Sshd:
-    """The server; ``options`` are what a service needs to get in."""
+    """The server; ``options`` are what a service needs to get in.
+
+    The home of its users is empty: the start-up files of whoever runs the tests may take
+    long, or wait for a lock that a session which was cut off has left.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -68,13 +68,13 @@ class MainJobTests(SynchronousTestCase):
             token = server.reserve()
             with connect(f"{server.ws}?token={token}") as browser:
                 text = self.services.read_text()
-                for wrong in ("{", text.replace("echo_session", "none")):
+                for count, wrong in enumerate(("{", text.replace("echo_session", "none")), 1):
                     self.services.write_text(wrong)
                     server.process.send_signal(signal.SIGHUP)
-                    until(lambda: "not reloaded" in server.line())
+                    until(lambda count=count: server.log.count("not reloaded") == count)
                 self.services.write_text(text.replace('"Echo"', '"New"'))
                 server.process.send_signal(signal.SIGHUP)
-                until(lambda: "reloaded: offers New" in server.line())
+                until(lambda: "reloaded: offers New" in server.log)
                 self.assertEqual([s["name"] for s in server.get("/v1/services").json()], ["New"])
                 browser.send(b"hello")
                 self.assertEqual(browser.recv(), b"hello")
@@ -189,7 +189,6 @@ class MainJobTests(SynchronousTestCase):
         process = Server(*args).process
         self.addCleanup(process.wait)
         self.addCleanup(process.terminate)
-        self.addCleanup(process.stdout.close)
         log = self.folder / "log"
         until(lambda: log.exists() and "listens on" in log.read_text())
         answer = fetch(f"http://localhost:{port}/a.js?session_name=1")

@@ -196,9 +196,7 @@ class LocalSessionTests(SynchronousTestCase):
         self.assertEqual(services["local_ensight"]["count"], 2)
         self.assertTrue(services["local_ensight"]["available"])
         self.assertEqual(services["local_envision"]["reason"], "envision is not on the PATH")
-        self.assertIn(
-            "local_envision is unavailable", server.log + server.process.stdout.readline()
-        )
+        until(lambda: "local_envision is unavailable" in server.log)
         self.assertEqual(server.get("/v1/reserve/local_envision").status, 503)
         token = server.reserve("local_ensight", f"target_pathname={app}")
         with connect(f"{server.ws}?token={token}") as peer:

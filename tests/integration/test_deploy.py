@@ -11,14 +11,13 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 from twisted.trial.unittest import SynchronousTestCase
-from websockets.sync.client import connect
 
 from tests.integration.parts import (
     ROOT,
-    TRUSTING,
     Server,
     certificate,
     chromium,
+    connect,
     echo_services,
     fetch,
     folder,
@@ -74,8 +73,7 @@ class ClientTests(SynchronousTestCase):
         for server in self.servers:
             for offered in (None, ["binary"], ["other", "binary"]):
                 url = f"{server.ws}?token={server.reserve()}"
-                context = {"ssl": TRUSTING} if server.secure else {}
-                with connect(url, subprotocols=offered, **context) as browser:
+                with connect(url, subprotocols=offered) as browser:
                     browser.send(b"hello")
                     self.assertEqual(browser.recv(), b"hello")
                     self.assertEqual(browser.subprotocol, "binary" if offered else None)
@@ -123,7 +121,7 @@ class ProxyTests(SynchronousTestCase):
         # Behind a proxy the page must come back to the proxy.
         self.assertIsNone(made["websocket_port"])
         url = f"wss://localhost:{port}/websockify?token={made['token']}"
-        with connect(url, ssl=TRUSTING, subprotocols=["binary"]) as browser:
+        with connect(url, subprotocols=["binary"]) as browser:
             browser.send(b"through nginx")
             self.assertEqual(browser.recv(), b"through nginx")
         until(lambda: not server.instances())

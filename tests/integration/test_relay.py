@@ -17,9 +17,8 @@ import psutil
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
-from tests.integration.parts import TRUSTING, Server, certificate, folder, until
+from tests.integration.parts import TRUSTING, Server, certificate, connect, folder, until
 
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
@@ -121,8 +120,7 @@ class EndTests(SynchronousTestCase):
         return [(), ("--cert", cert, "--key", key)]
 
     def browser(self, server: Server) -> Any:
-        trust = {"ssl": TRUSTING} if server.secure else {}
-        return connect(server.ws, max_size=None, compression=None, max_queue=1, **trust)
+        return connect(server.ws, max_size=None, compression=None, max_queue=1)
 
     def test_slow_browser(self) -> None:
         """All that a service sent before it ended arrives, though no deadline would allow it."""

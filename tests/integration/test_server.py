@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -14,23 +13,18 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from tests.integration.parts import (
-    TRUSTING,
     Server,
     alive,
     certificate,
+    connect,
     echo_services,
     fetch,
     folder,
     free_port,
     until,
 )
-
-
-def trust(url: str) -> dict[str, ssl.SSLContext]:
-    return {"ssl": TRUSTING} if url.startswith("wss") else {}
 
 
 async def echoed(url: str, data: bytes) -> bytes:
@@ -133,7 +127,7 @@ class MainJobTests(SynchronousTestCase):
             with Server(*args) as server:
                 self.assertTrue(server.http.startswith("https://"))
                 url = f"{server.ws}?token={server.reserve()}"
-                with connect(url, **trust(url), max_size=None) as browser:
+                with connect(url, max_size=None) as browser:
                     browser.send(b"?")
                     self.assertEqual(browser.recv(), b"?")
                     browser.send(b"secret" * 100_000)

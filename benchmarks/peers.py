@@ -84,6 +84,9 @@ def twistd(place: Place, *options: str) -> list[str]:
     argv = [_program("twistd"), "-n", "--pidfile=", "wsserver", "--interface", "127.0.0.1"]
     if place.tls:
         argv += ["--cert", place.cert, "--key", place.key]
+    # All load comes from one address.
+    for limit in ("connections_per_address", "reservations_per_address", "starting"):
+        argv += [f"--max_{limit}", "0"]
     return [*argv, *options]
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from wsserver.config import ServiceSpec
+from wsserver.config import Limits, ServiceSpec
 from wsserver.desk import Desk
 from wsserver.errors import WSServerError
 from wsserver.offers import Offer, Script
@@ -130,7 +130,7 @@ def make_offer(
     return Offer(make_spec(name, count, **rest), script or Script(FakeScript), unavailable)
 
 
-def make_desk(clock: Clock, *offers: Offer, timeout: float = 300.0) -> Desk:
+def make_desk(clock: Clock, *offers: Offer, timeout: float = 300.0, **limits: int) -> Desk:
     """Return a desk in memory that mints token-1, token-2, ..."""
     minted: list[str] = []
 
@@ -139,7 +139,7 @@ def make_desk(clock: Clock, *offers: Offer, timeout: float = 300.0) -> Desk:
         return minted[-1]
 
     by_name = {offer.spec.name: offer for offer in offers or (make_offer(),)}
-    return Desk(by_name, MemoryStore(), clock, mint, lambda: WALL, timeout)
+    return Desk(by_name, MemoryStore(), clock, mint, lambda: WALL, timeout, Limits(**limits))
 
 
 class FakeInstance:
@@ -209,6 +209,8 @@ class FakeLauncher:
 
 class FakeSeat:
     """A websocket that remembers why it was dismissed."""
+
+    client = "192.0.2.7"
 
     def __init__(self) -> None:
         self.dismissals: list[Exception] = []

@@ -12,11 +12,13 @@ from twisted.web.resource import Resource
 from tests.fakes import WALL, FakeScript, make_desk, make_offer
 from tests.wires import DONE, Reply, Wire, ask, ask_raw
 from wsserver.api import Api
+from wsserver.channel import HTTPSite
+from wsserver.config import Limits
 from wsserver.forwarded import Proxies
 from wsserver.lifecycle import Event
 from wsserver.offers import Script
 from wsserver.origins import Origins
-from wsserver.site import HTTPSite, Root
+from wsserver.site import Root
 
 
 def pick(common_options: Any, options: Any) -> None:
@@ -191,7 +193,7 @@ class OpenApiTests(ApiCase):
     async def test_status(self) -> None:
         """Each service with its live instances, as documented."""
         await self.get("/v1/reserve/Picky?a=b")
-        self.desk.claim("token-1")
+        self.desk.claim("token-1", "192.0.2.7")
         self.desk.note("token-1", "queued")
         self.desk.share("token-1", {"password": "canary"})
         status = (await self.get("/v1/status")).json
@@ -209,6 +211,7 @@ class OpenApiTests(ApiCase):
                         "timestamp": WALL,
                         "options": {"a": "b"},
                         "state": "starting",
+                        "client": "192.0.2.7",
                         "progress": "queued",
                         "steps": ["queued"],
                     }
@@ -218,6 +221,21 @@ class OpenApiTests(ApiCase):
         self.desk.report("token-1", Event.CLOSE)
         self.desk.report("token-1", Event.STOPPED)
         self.assertEqual((await self.get("/v1/status")).json[1]["instances"], [])
+
+    async def test_client(self) -> None:
+        """A reservation knows who made it, until somebody uses it."""
+        await self.get("/v1/reserve/Picky")
+        self.assertEqual(self.desk.find("token-1").client, "127.0.0.1")
+
+    async def test_too_many(self) -> None:
+        """An address has its number of unused reservations, and is told when to come back."""
+        self.desk._limits = Limits(max_reservations_per_address=1)
+        self.assertEqual((await self.get("/v1/reserve/Picky")).code, 200)
+        reply = await self.get("/v1/reserve/Picky")
+        self.assertEqual((reply.code, reply.json["error"]), (429, "TooMany"))
+        self.assertEqual(reply.headers["Retry-After"], "300")
+        self.desk.claim("token-1")
+        self.assertEqual((await self.get("/v1/reserve/Picky")).code, 200)
 
     async def test_status_view(self) -> None:
         """The page for people comes from the pages."""

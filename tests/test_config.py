@@ -330,6 +330,8 @@ class SettingsTests(SynchronousTestCase):
             "add_header": ["A=B", [1]],
             "verbose": [-1],
             "allowed_origins": [["app.example"], ["https://app.example/"], [1], "*"],
+            "max_starting": [-1, 1.5],
+            "max_connections_per_address": [-1],
             "trusted_proxies": [["proxy.example"], ["10.0.0.1/8"], "127.0.0.1"],
         }.items():
             for value in values:
@@ -365,6 +367,12 @@ class SettingsTests(SynchronousTestCase):
         for bad in ("A", "=B", "A B=C", "A:=C", "A=B\r\nC=D", "A=\x00", "Ä=B", "A=\u20ac", "A\n=B"):
             (problem,) = self.problems({"add_header": ["A=B", bad]})
             self.assertTrue(problem.startswith("settings.add_header: must be NAME=VALUE"))
+
+    def test_proxy_protocol(self) -> None:
+        """Somebody must be trusted to speak it."""
+        (problem,) = self.problems({"proxy_protocol": True})
+        self.assertTrue(problem.startswith("settings.proxy_protocol: needs trusted_proxies"))
+        config.make_settings({"proxy_protocol": True, "trusted_proxies": ["127.0.0.1"]})
 
     def test_key_without_cert(self) -> None:
         """A key alone is no use."""

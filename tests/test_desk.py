@@ -15,6 +15,7 @@ from wsserver.errors import (
     NoSuchService,
     NoSuchToken,
     ShuttingDown,
+    TooMany,
     Unavailable,
 )
 from wsserver.lifecycle import Event, Phase, Reservation
@@ -110,6 +111,24 @@ class ReserveTests(DeskTestCase):
         self.assertEqual(self.desk.live(), [])
         self.desk.reserve("Picky", {})
 
+    def test_limits(self) -> None:
+        """Beyond the slots there are bounds for one client, and for all together."""
+        self.desk = make_desk(
+            self.clock,
+            make_offer("Demo", 9),
+            timeout=60.0,
+            max_sessions=4,
+            max_reservations_per_address=2,
+        )
+        for _ in range(2):
+            self.desk.reserve("Demo", {}, "192.0.2.1")
+        error = self.assertRaises(TooMany, self.desk.reserve, "Demo", {}, "192.0.2.1")
+        self.assertEqual(error.retry_after, 60)
+        # An application reserves for many, whose address is its own.
+        self.desk.reserve("Demo", {}, "192.0.2.1", for_many=True)
+        self.desk.reserve("Demo", {}, "192.0.2.2")
+        self.assertRaises(AtCapacity, self.desk.reserve, "Demo", {}, "192.0.2.3")
+
 
 class LifeTests(DeskTestCase):
     def test_life(self) -> None:
@@ -133,6 +152,24 @@ class LifeTests(DeskTestCase):
         first = self.desk.claim(token)
         self.assertIs(self.desk.claim(token), first)
         self.assertEqual(len(self.changes), 2)
+
+    def test_first_client(self) -> None:
+        """A session is that of its first websocket, whoever reserved it and comes later."""
+        token = self.desk.reserve("Demo", {}, "192.0.2.1").token
+        self.desk.claim(token, "192.0.2.2")
+        self.desk.claim(token, "192.0.2.3")
+        self.assertEqual(self.desk.find(token).client, "192.0.2.2")
+
+    def test_starting(self) -> None:
+        """So many start at one time; the token of who comes then is still good."""
+        self.desk = make_desk(self.clock, make_offer("Demo", 2), max_starting=1)
+        first, second = (self.desk.reserve("Demo", {}).token for _ in range(2))
+        self.desk.claim(first)
+        self.desk.claim(first)
+        self.assertRaises(AtCapacity, self.desk.claim, second)
+        self.assertIs(self.desk.find(second).phase, Phase.RESERVED)
+        self.desk.report(first, Event.STARTED)
+        self.desk.claim(second)
 
     def test_claim_unknown(self) -> None:
         """An unknown token, an ended one and one that is ending look the same."""

@@ -16,9 +16,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from tests.fakes import make_desk
 from tests.wires import Reply, Wire
+from wsserver.channel import HTTPSite
 from wsserver.events import KEEP_ALIVE, MAX_STREAMS, Events
 from wsserver.lifecycle import Event
-from wsserver.site import HTTPSite, Root
+from wsserver.site import Root
 
 
 class Reader:

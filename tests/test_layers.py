@@ -19,16 +19,17 @@ ROWS = [
     "errors",  # layer 0
     "options lifecycle logs process forwarded origins",  # layer 1
     "config",
-    "registry access frames",
+    "registry access frames admission",
     "processes store",  # layer 2
     "scripts",
     "offers",
     "launch",
     "desk",  # layer 3
     "sessions",
-    "outlets",  # layer 4: what doors share
+    "outlets preamble",  # layer 4: what doors share
     "peer",
-    "relay drain keepalive replies connect handshake provenance",
+    "relay drain keepalive replies connect arrivals provenance",
+    "handshake channel",
     "tunnel api pages events sharing",  # the doors
     "site",
     "tls",  # layer 5
@@ -39,7 +40,7 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 DOORS = {"tunnel", "api", "pages", "events"}
 
 PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
-PURE += ["forwarded", "origins"]
+PURE += ["forwarded", "origins", "admission"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import resource
 import sys
 import time
@@ -12,7 +14,14 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from wsserver import process
-from wsserver.process import SWITCH_INTERVAL, WANTED_FILES, prepare, raise_file_limit, settle
+from wsserver.process import (
+    SWITCH_INTERVAL,
+    WANTED_FILES,
+    files_in_use,
+    prepare,
+    raise_file_limit,
+    settle,
+)
 
 
 class PrepareTests(SynchronousTestCase):
@@ -69,4 +78,47 @@ class FileLimitTests(SynchronousTestCase):
         """Where the hard limit is low, the log tells how many tunnels there is room for."""
         made, said = self.limit(1024, 4096)
         self.assertEqual(made, [(4096, 4096)])
-        self.assertEqual(said, "4096 open files are allowed: room for 1948 tunnels")
+        self.assertEqual(said, "4096 open files are allowed: room for 1538 tunnels")
+
+
+class FilesInUseTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.allowed = 100
+        self.patch(resource, "getrlimit", lambda _: (self.allowed, self.allowed))
+
+    def kernel_tells(self, files: int | None) -> None:
+        def stat(path: str) -> object:
+            if files is None:
+                raise FileNotFoundError(path)
+            return SimpleNamespace(st_size=files)
+
+        self.patch(os, "stat", stat)
+
+    def test_told(self) -> None:
+        """The part of the files that are open is told, with those that are to come."""
+        self.kernel_tells(40)
+        self.assertEqual((files_in_use(), files_in_use(3)), (0.4, 0.43))
+
+    def test_no_limit(self) -> None:
+        """Where any number may be open, none of it is in use."""
+        self.allowed = resource.RLIM_INFINITY
+        self.assertEqual(files_in_use(), 0.0)
+
+    def test_older_kernels(self) -> None:
+        """Where the kernel does not tell, the lowest number that is free does."""
+        for told in (0, None):
+            self.kernel_tells(told)
+            before = files_in_use()
+            with open(os.devnull) as lowest:
+                self.assertAlmostEqual(before, lowest.fileno() / 100)
+                self.assertGreater(files_in_use(), before)
+
+    def test_all_in_use(self) -> None:
+        """Where not one more can be opened, all of them are in use."""
+
+        def full(*args: object) -> None:
+            raise OSError(errno.EMFILE, "too many")
+
+        self.kernel_tells(0)
+        self.patch(os, "open", full)
+        self.assertEqual(files_in_use(), 1.0)

@@ -7,9 +7,10 @@ from twisted.web.resource import Resource
 from twisted.web.static import Data
 
 from tests.wires import Reply, ask
+from wsserver.channel import HTTPSite
 from wsserver.origins import Origins
 from wsserver.sharing import Shared
-from wsserver.site import HTTPSite, Root
+from wsserver.site import Root
 
 APP = "https://app.example"
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
 from tests.fakes import make_desk
-from tests.wires import DONE, Reply, Wire, ask, ask_raw
+from tests.wires import ask, ask_raw
 from wsserver.api import Api
-from wsserver.forwarded import Proxies
-from wsserver.logs import redact
+from wsserver.channel import HTTPSite
 from wsserver.pages import status_page
-from wsserver.site import MAX_BODY, HTTPSite, Root
+from wsserver.site import Root
 
 
 class Upgrade(Resource):
@@ -222,104 +219,3 @@ class EveryAnswerTests(SiteCase):
         for path in ("/", "/nothing", "/v1/status", "/v1/none", "/viewer.html", "/sub"):
             reply = await ask(site, path)
             self.assertEqual((reply.headers["X-One"], reply.headers["Server"]), ("1", "wsserver"))
-
-    async def test_large_body(self) -> None:
-        """A body that says it is too large is refused at once."""
-        raw = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc"
-        reply = await ask_raw(self.make(**{"X-One": "1"}), raw % (MAX_BODY + 1))
-        self.assertEqual((reply.code, reply.headers["X-One"]), (413, "1"))
-        self.assertEqual(reply.headers["Server"], "wsserver")
-
-    async def test_large_body_in_one_piece(self) -> None:
-        """The same where all of it is there already: it is answered once."""
-        raw = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-        body = b"x" * (MAX_BODY + 1)
-        reply = await ask_raw(self.make(), raw % len(body) + body)
-        self.assertEqual((reply.code, reply.body), (413, b""))
-
-    async def test_large_chunks(self) -> None:
-        """A body that turns out to be too large is refused as soon as it is."""
-        head = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
-        for end in (b"", b"0\r\n\r\n", b"0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"):
-            reply = await ask_raw(self.make(), head + 4 * chunk + end)
-            self.assertEqual((reply.code, reply.body), (413, b""))
-
-    async def test_small_body(self) -> None:
-        """A small body is fine."""
-        raw = b"POST /v1/reserve/Demo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        chunked = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-        self.assertEqual((await ask_raw(self.make(), raw + chunked)).code, 200)
-
-    async def test_access_log(self) -> None:
-        """A request is one line, without tokens and without what breaks lines."""
-        with capturedLogs() as events:
-            await ask(self.make(), "/v1/status?security_token=canary1&token=canary2%0a")
-        (line,) = [self.line(e) for e in events if e["log_namespace"] == "wsserver.access"]
-        self.assertEqual(
-            redact(line), "127.0.0.1 GET /v1/status?security_token=***&token=*** 200 "
-            + line.rpartition(" ")[2]
-        )  # fmt: skip
-
-    async def test_client_behind_a_proxy(self) -> None:
-        """The log tells who asks as a listed proxy tells it, and nobody else."""
-        for proxies, who in (["127.0.0.1"], "203.0.113.7"), ([], "127.0.0.1"):
-            site = HTTPSite(Root(Resource(), Events()), proxies=Proxies(proxies))
-            with capturedLogs() as events:
-                await ask(site, "/", X_Forwarded_For="\xff, 203.0.113.7")
-            (line,) = [self.line(e) for e in events if e["log_namespace"] == "wsserver.access"]
-            self.assertEqual(line.split()[0], who)
-
-    def line(self, event: LogEvent) -> str:
-        return str(event["log_format"]).format(**event)
-
-
-class TimeTests(SiteCase):
-    """Requests that trickle in."""
-
-    def connect(self) -> None:
-        self.clock = Clock()
-        root = Root(Resource(), Events())
-        site = HTTPSite(root, reactor=self.clock, head_timeout=10.0)
-        self.channel = site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
-        self.wire = Wire(80, 5000)
-        self.channel.makeConnection(self.wire)
-        self.addCleanup(self.channel.connectionLost, DONE)
-
-    def trickle(self, seconds: int, data: bytes = b"X-A: b\r\n") -> None:
-        for _ in range(seconds):
-            self.channel.dataReceived(data)
-            self.clock.advance(1.0)
-
-    async def test_head(self) -> None:
-        """A head that is not complete in time is given up, though bytes still come."""
-        self.connect()
-        self.channel.dataReceived(b"GET / HTTP/1.1\r\n")
-        self.trickle(9)
-        self.assertFalse(self.wire.disconnecting)
-        self.trickle(1)
-        self.assertTrue(self.wire.disconnecting)
-
-    async def test_body(self) -> None:
-        """So is a body."""
-        self.connect()
-        self.channel.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n")
-        self.trickle(10, b"x")
-        self.assertTrue(self.wire.disconnecting)
-
-    async def test_silence(self) -> None:
-        """A connection without any request is closed."""
-        self.connect()
-        self.clock.advance(10.0)
-        self.assertTrue(self.wire.disconnecting)
-
-    async def test_answer(self) -> None:
-        """An answer may take any time, and buys the next request as much as the first had."""
-        self.connect()
-        self.clock.advance(9.0)
-        self.channel.dataReceived(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.assertEqual(Reply(self.wire.take()).code, 404)
-        self.clock.advance(9.0)
-        self.assertFalse(self.wire.disconnecting)
-        self.clock.advance(1.0)
-        self.assertTrue(self.wire.disconnecting)

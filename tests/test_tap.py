@@ -71,6 +71,11 @@ class OptionTests(TapCase):
             "timeout": 3.5,
             "shutdown_timeout": 4.0,
             "max_message_size": 5,
+            "body_timeout": 6.0,
+            "max_starting": 7,
+            "max_sessions": 8,
+            "max_connections_per_address": 9,
+            "max_reservations_per_address": 0,
             "log_file": "l",
             "interface": "i",
         }
@@ -83,6 +88,12 @@ class OptionTests(TapCase):
         self.assertEqual(self.parse("-c f").remote_session_config, "f")
         self.assertEqual(self.parse("--verbose").verbose, 1)
         self.assertEqual(self.parse("-v --verbose").verbose, 2)
+
+    def test_proxies(self) -> None:
+        """Front proxies are listed after one option, and may speak their protocol."""
+        settings = self.parse("--trusted-proxies 127.0.0.1 10.0.0.0/8 --proxy-protocol")
+        self.assertEqual(settings.trusted_proxies, ["127.0.0.1", "10.0.0.0/8"])
+        self.assertTrue(settings.proxy_protocol)
 
     def test_ws_port(self) -> None:
         """The websocket port may stand first, or last, or be -1."""

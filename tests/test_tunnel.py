@@ -8,11 +8,13 @@ from typing import Any
 import txaio
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wires import DONE, FakeSession, Plug, SocketWire, Wire, close, frame, frames, request
 from wsserver import connect, keepalive
+from wsserver.admission import Admission
 from wsserver.config import Deadlines
 from wsserver.errors import (
     AtCapacity,
@@ -156,6 +158,61 @@ class HandshakeTests(TunnelCase):
         self.upgrade(**fields)
         self.dial(request("?token=T", Origin="http://localhost", X_Forwarded_Host="site.example"))
         self.assertIn(b"HTTP/1.1 403 ", self.browser.take())
+
+    def test_client(self) -> None:
+        """Who uses a session is told by a listed proxy, and by nobody else."""
+        self.upgrade(X_Forwarded_For="203.0.113.7")
+        self.assertEqual(self.tunnel.client, "127.0.0.1")
+        self.factory = self.make(proxies=Proxies(["127.0.0.1"]))
+        self.upgrade(X_Forwarded_For="198.51.100.1, 203.0.113.7")
+        self.assertEqual(self.tunnel.client, "203.0.113.7")
+
+    def test_access_log(self) -> None:
+        """Each handshake is a line like that of any request, accepted or not."""
+        with capturedLogs() as events:
+            self.upgrade("?token=T&x=%0a\x1b[2J")
+            self.refusal = NoSuchToken()
+            self.dial(request("?token=U"))
+            self.dial(b"nonsense\r\n\r\n")
+        lines = [formatEvent(e) for e in events if e["log_namespace"] == "wsserver.access"]
+        self.assertEqual(
+            lines,
+            [
+                "127.0.0.1 GET /websockify?token=T&x=%0a\\x1b[2J 101 0",
+                "127.0.0.1 GET /websockify?token=U 404 25",
+                lines[2],
+            ],
+        )
+        self.assertRegex(str(lines[2]), r"^127\.0\.0\.1 GET - 400 \d+$")
+
+    def test_too_many_of_a_proxy(self) -> None:
+        """Behind a listed proxy each client has its number of websockets, until they are lost."""
+        admission = Admission(1)
+        self.factory = self.make(proxies=Proxies(["127.0.0.1"]), admission=admission)
+        self.upgrade(X_Forwarded_For="203.0.113.7")
+        first = self.tunnel
+        self.dial(request("?token=T", X_Forwarded_For="203.0.113.7"))
+        answer = self.browser.take().decode()
+        self.assertRegex(answer, "^HTTP/1.1 429 ")
+        self.assertIn("Retry-After: 10\r\n", answer)
+        self.assertEqual(self.joins, ["T"])
+        self.hang_up()
+        self.upgrade(X_Forwarded_For="203.0.113.8")
+        self.hang_up()
+        first.connectionLost(DONE)
+        self.assertEqual(admission.visits(), 0)
+
+    def test_no_room(self) -> None:
+        """Where open files get scarce, the one to the service counts as well: none begins."""
+        used = 0.79
+        self.factory = self.make(admission=Admission(0, lambda more: used + more / 200))
+        self.upgrade()
+        self.assertEqual(self.refused("?token=T")[0], 503)
+        self.assertEqual(self.joins, ["T"])
+        self.session.start()
+        self.tunnel = next(iter(self.factory.tunnels))
+        self.plug.succeed()
+        self.upgrade()
 
     def test_no_token(self) -> None:
         """Without a token and without a fixed host there is nowhere to go."""

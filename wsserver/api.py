@@ -106,7 +106,8 @@ class Api:
         options = _fields(request)
         options.pop("security_token", None)
         check_may_use(self._desk.offer(name).spec, caller)
-        made = self._desk.reserve(name, options)
+        client = request.getClientAddress().host
+        made = self._desk.reserve(name, options, client, for_many=caller.trusted)
         return json_body(
             request,
             {
@@ -241,6 +242,7 @@ def _instance(reservation: Reservation) -> dict[str, Any]:
         "timestamp": reservation.timestamp,
         "options": dict(reservation.options),
         "state": reservation.phase.value,
+        "client": reservation.client,
         "progress": reservation.progress,
         "steps": list(reservation.steps),
     }

@@ -28,6 +28,7 @@ DEFAULT_PAGE = "viewer.html"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=-1, le=65535)]
+Number = Annotated[int, Field(ge=0)]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -102,6 +103,8 @@ class Deadlines(BaseModel):
 
     #: Until the head of a request is complete, TLS included.
     head_timeout: Seconds = 10.0
+    #: From there until its body is.
+    body_timeout: Seconds = 30.0
     #: Until somebody listens at the fixed host of tunnels without token.
     connect_timeout: Seconds = 15.0
     #: From one ping to the next: below the 60 s after which nginx closes what is idle.
@@ -114,7 +117,22 @@ class Deadlines(BaseModel):
     close_timeout: Seconds = 10.0
 
 
-class Settings(Deadlines):
+class Limits(BaseModel):
+    """How much there may be at one time; 0 is any number."""
+
+    model_config = _STRICT
+
+    #: Sessions whose service starts.
+    max_starting: Number = 100
+    #: Sessions of all services together, reserved ones included.
+    max_sessions: Number = 0
+    #: Connections of one client, HTTP and websockets.
+    max_connections_per_address: Number = 1000
+    #: Reservations of one client that are not used yet.
+    max_reservations_per_address: Number = 100
+
+
+class Settings(Deadlines, Limits):
     """Everything of the command line that is not the service file itself.
 
     A port of 0 is any free one.  ``ws_port`` None shares the HTTP port; -1 is no
@@ -133,6 +151,8 @@ class Settings(Deadlines):
     security_token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
     #: Addresses and networks of front proxies whose word on their clients is believed.
     trusted_proxies: list[str] = []
+    #: Whether those begin each connection with a header of the PROXY protocol.
+    proxy_protocol: bool = False
     #: Origins of web pages that may use us beside those of our own host; ``*`` for all.
     allowed_origins: list[str] = []
     remote_session_config: str | None = None
@@ -365,6 +385,8 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
             Proxies([network])
         except ValueError as error:
             yield f"settings.trusted_proxies: {error}"
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        yield "settings.proxy_protocol: needs trusted_proxies, which may speak it"
     if any(count < 1 for _, count in settings.local_session):
         yield "settings.local_session: COUNT must be 1 or more"
     if settings.ping_timeout > settings.ping_interval:

@@ -13,6 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsserver import registry
+from wsserver.admission import check_reserve, check_start, check_unused
+from wsserver.config import Limits
 from wsserver.errors import BadRequest, NoSuchService, NoSuchToken, ShuttingDown, Unavailable
 from wsserver.lifecycle import Event, Phase, Reservation
 from wsserver.offers import Offer
@@ -42,7 +44,8 @@ class Desk(Service):
     """Hands out slots and knows what became of them.
 
     ``timeout`` is how long an unused reservation is kept, in seconds; ``mint`` makes
-    tokens; ``wall`` is the clock that people read, ``clock`` the monotonic one.
+    tokens; ``wall`` is the clock that people read, ``clock`` the monotonic one; ``limits``
+    are those of ``admission``.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Desk(Service):
         mint: Callable[[], str],
         wall: Callable[[], float],
         timeout: float = 300.0,
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
     ) -> None:
         self.offers = offers
         self.timeout = timeout
+        self._limits = limits
         self._store = store
         self._clock = clock
         self._mint = mint
@@ -118,11 +123,15 @@ class Desk(Service):
         """Return what was reserved with a live token, whatever is on offer by now."""
         return self._promised[token]
 
-    def reserve(self, name: str, options: Mapping[str, str]) -> Reservation:
-        """Reserve an instance of a service.
+    def reserve(
+        self, name: str, options: Mapping[str, str], client: str = "", for_many: bool = False
+    ) -> Reservation:
+        """Reserve an instance of a service for the client of that address.
+
+        One that reserves ``for_many`` may have any number of unused reservations.
 
         Raises:
-            NoSuchService, Unavailable, BadRequest, AtCapacity, ShuttingDown.
+            NoSuchService, Unavailable, BadRequest, AtCapacity, TooMany, ShuttingDown.
         """
         if self._draining:
             raise ShuttingDown
@@ -134,18 +143,23 @@ class Desk(Service):
             offer.script.check(offer.spec.options, options)
         except ValueError as error:
             raise BadRequest(str(error)) from error
-        now = self._clock.seconds()
-        index = registry.admit(offer.spec, self.live(), now, self.timeout)
-        reservation = Reservation(self._mint(), name, index, dict(options), now, self._wall())
+        now, live = self._clock.seconds(), self.live()
+        check_reserve(self._limits, live)
+        if not for_many:
+            check_unused(self._limits, live, client, now, self.timeout)
+        index = registry.admit(offer.spec, live, now, self.timeout)
+        reservation = Reservation(
+            self._mint(), name, index, dict(options), now, self._wall(), client=client
+        )
         self._promised[reservation.token] = offer
         self._put(reservation)
         return reservation
 
-    def claim(self, token: str) -> Reservation:
-        """Use a reservation for a websocket; the first use starts the service.
+    def claim(self, token: str, client: str = "") -> Reservation:
+        """Use a reservation for a websocket of that address; the first use starts the service.
 
         Raises:
-            NoSuchToken, ShuttingDown.
+            NoSuchToken, AtCapacity, ShuttingDown.
         """
         if self._draining:
             raise ShuttingDown
@@ -153,6 +167,9 @@ class Desk(Service):
         reservation = self._store.get(token)
         if reservation is None or not reservation.joinable:
             raise NoSuchToken
+        if reservation.phase is Phase.RESERVED:
+            check_start(self._limits, self.live())
+            reservation = replace(reservation, client=client)
         return self._advance(reservation, Event.CLAIM)
 
     def report(self, token: str, event: Event, reason: str = "") -> None:

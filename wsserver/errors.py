@@ -91,6 +91,13 @@ class TooMuchTooEarly(WSServerError):
     close_code = 4413
 
 
+class TooMany(WSServerError):
+    """The client has as many of something as one address may have."""
+
+    http_status = 429
+    close_code = 4429
+
+
 class Released(WSServerError):
     """The reservation was released while its connection lived: an orderly end."""
 

@@ -11,9 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from wsserver.admission import Visit
+from wsserver.arrivals import refusal_of
 from wsserver.errors import BadRequest, WSServerError
+from wsserver.logs import log_request
 from wsserver.origins import Asked
 
 #: The largest request head, in bytes, as in twisted.web.
@@ -28,7 +33,11 @@ class Handshake(WebSocketServerProtocol):
     #: What Autobahn has not understood yet.
     data: bytes
 
+    #: The address of who asks, once its request is there.
+    client = ""
+
     _refusal: WSServerError | None = None
+    _visit: Visit | None = None
 
     def claim(self, token: str | None, socket_name: str | None) -> None:
         """Accept what the query asks for, or raise a WSServerError."""
@@ -37,6 +46,7 @@ class Handshake(WebSocketServerProtocol):
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Refuse with a real HTTP status a page of a foreign origin, and where the claim fails."""
         try:
+            self._admit(request.headers)
             self.factory.origins.check_websocket(self._asked(request.headers))
             self.claim(*_query(self.http_request_uri))
         except WSServerError as error:
@@ -46,7 +56,26 @@ class Handshake(WebSocketServerProtocol):
             # Autobahn would tell the client what went wrong.
             _log.failure("a token could not be claimed")
             raise ConnectionDeny(500, "internal error") from error
+        log_request(self.client, "GET", self.http_request_uri, 101, 0)
         return "binary" if "binary" in request.protocols else None
+
+    def _admit(self, headers: Mapping[str, str]) -> None:
+        """Count the websocket; raise TooMany or AtCapacity where it is one too many."""
+        peer = self.transport.getPeer().host
+        self.client = self.factory.proxies.client(peer, headers.get("x-forwarded-for"))
+        refusal = refusal_of(self.transport)
+        if refusal is None and self.client != peer:
+            # Only the proxy's connection was counted when it came in.
+            self._visit = self.factory.admission.visit(self.client)
+            refusal = self._visit.refusal
+        if refusal is not None:
+            raise refusal
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone, and counts no more."""
+        if self._visit is not None:
+            self._visit.end()
+        super().connectionLost(reason)
 
     def _asked(self, headers: Mapping[str, str]) -> Asked:
         peer = self.transport.getPeer()
@@ -68,6 +97,8 @@ class Handshake(WebSocketServerProtocol):
         phrase = "".join(c if c.isprintable() else " " for c in reason)
         lines = [f"HTTP/1.1 {code} {phrase}", *(f"{k}: {v}" for k, v in headers), "", ""]
         self.sendData("\r\n".join(lines).encode() + body)
+        client = self.client or self.transport.getPeer().host
+        log_request(client, "GET", getattr(self, "http_request_uri", "-"), code, len(body))
 
     def _dataReceived(self, data: bytes) -> None:
         """Bound the request head, which Autobahn does not."""

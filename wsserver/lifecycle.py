@@ -80,7 +80,8 @@ class Reservation:
     ``since`` is monotonic and tells when the present phase began; ``timestamp`` is the
     wall clock at the reservation, in seconds since the epoch.  ``steps`` are the lines
     that the script reported, the last ``MAX_STEPS`` of them; ``credentials`` are for the
-    holder of the token alone.
+    holder of the token alone.  ``client`` is the address that reserved it, and once it is
+    used the address of its first websocket.
     """
 
     token: str
@@ -94,6 +95,7 @@ class Reservation:
     reason: str = ""
     steps: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    client: str = ""
 
     @property
     def progress(self) -> str:

@@ -11,6 +11,7 @@ from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     formatEventAsClassicLogText,
@@ -32,9 +33,34 @@ _LEVELS = (
 )
 
 
+_access = Logger(namespace="wsserver.access")
+
+#: How much of a string from outside is logged, in characters.
+MAX_OUTSIDE = 256
+
+
 def redact(text: str) -> str:
     """Return a text without the tokens in it."""
     return _SECRETS.sub(r"\1***", text)
+
+
+def log_request(client: str, method: str | bytes, uri: str | bytes, code: int, size: int) -> None:
+    """Note an answered request in one line; ``size`` is that of the answer, in bytes."""
+    _access.info(
+        "{client} {method} {uri} {code} {size}",
+        client=client,
+        method=one_line(method),
+        uri=one_line(uri),
+        code=code,
+        size=size,
+    )
+
+
+def one_line(outside: str | bytes) -> str:
+    """Return what comes from outside as one short line without control characters."""
+    if isinstance(outside, bytes):
+        outside = outside[:MAX_OUTSIDE].decode("utf-8", "replace")
+    return outside[:MAX_OUTSIDE].encode("unicode_escape").decode()
 
 
 def observer(log_file: str | None = None, verbosity: int = 0) -> ILogObserver:

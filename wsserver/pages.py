@@ -161,6 +161,7 @@ class StatusPage(Element):
                     state=offer.unavailable or "free",
                     iso="",
                     since="",
+                    client="",
                     options="",
                     action="",
                 )
@@ -177,6 +178,7 @@ def _cells(reservation: Reservation, first: str) -> dict[str, Any]:
         "state": _state(reservation),
         "iso": made.isoformat(),
         "since": made.strftime("%H:%M UTC"),
+        "client": reservation.client,
         "options": ", ".join(f"{k}={v}" for k, v in reservation.options.items()),
         "action": "" if ending else button,
     }

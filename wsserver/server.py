@@ -11,14 +11,18 @@ from typing import Any
 from autobahn.twisted.resource import WebSocketResource
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from wsserver.access import mint_token
+from wsserver.admission import Admission
 from wsserver.api import Api
+from wsserver.arrivals import Arrivals
+from wsserver.channel import HTTPSite
 from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
 from wsserver.errors import ConfigError, ShuttingDown
@@ -28,9 +32,10 @@ from wsserver.launch import Launcher, ScriptThreads
 from wsserver.offers import Offer, load_offers
 from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
+from wsserver.process import files_in_use
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
-from wsserver.site import HTTPSite, Root
+from wsserver.site import Root
 from wsserver.store import MemoryStore
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
@@ -66,12 +71,15 @@ class Server(MultiService):
         self._offers = offers
         self._ports: list[IListeningPort] = []
         self._threads = ScriptThreads(sum(offer.spec.count for offer in offers.values()))
-        self.desk = Desk(offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout)
+        self.desk = Desk(
+            offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
+        )
         origins = Origins(settings.allowed_origins)
         launcher = Launcher.with_threads(reactor, self._threads)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
         self.proxies = Proxies(settings.trusted_proxies)
+        self.admission = Admission(settings.max_connections_per_address, files_in_use)
         self.tunnels = TunnelFactory(
             reactor,
             self.sessions.join,
@@ -81,6 +89,7 @@ class Server(MultiService):
             settings,
             self.proxies,
             origins,
+            self.admission,
         )
         stop = stop or self.stopService
         self.api = Api(self.desk, stop, status_page, settings.security_token, origins, self.proxies)
@@ -91,7 +100,9 @@ class Server(MultiService):
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,
         )
-        self.site = HTTPSite(root, settings.headers, reactor, settings.head_timeout, self.proxies)
+        self.site = HTTPSite(
+            root, settings.headers, reactor, settings, self.proxies, self.admission
+        )
         self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:
@@ -192,17 +203,29 @@ class Server(MultiService):
     def _listen_on(self, number: int, factory: IProtocolFactory) -> int:
         outcome: list[Any] = []
         # A listener on this machine is there, or is not, at once.
-        self._endpoint(number).listen(factory).addBoth(outcome.append)
+        self._endpoint(number).listen(self._arrivals(factory)).addBoth(outcome.append)
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
         self._ports.append(outcome[0])
         port: int = outcome[0].getHost().port
         return port
 
+    def _arrivals(self, factory: IProtocolFactory) -> Arrivals:
+        """Return what a listener has in front of its door, and below TLS."""
+        if self._tls is not None:
+            factory = TLSMemoryBIOFactory(self._tls, False, factory, self._reactor)
+        settings = self._settings
+        return Arrivals(
+            factory,
+            self._reactor,
+            self.admission,
+            self.proxies,
+            settings.proxy_protocol,
+            settings.head_timeout,
+        )
+
     def _endpoint(self, number: int) -> IStreamServerEndpoint:
         interface = self._settings.interface
-        if self._tls is not None:
-            return SSL4ServerEndpoint(self._reactor, number, self._tls, BACKLOG, interface)
         family = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
         return family(self._reactor, number, BACKLOG, interface)
 

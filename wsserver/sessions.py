@@ -27,6 +27,10 @@ _log = Logger(namespace="wsserver.sessions")
 class Seat(Protocol):
     """One websocket of a session."""
 
+    @property
+    def client(self) -> str:
+        """The address of who uses it."""
+
     def dismiss(self, error: WSServerError) -> None:
         """Close the websocket: the session has ended, for this reason."""
 
@@ -189,9 +193,9 @@ class Sessions(Service):
         """Claim a token for a websocket.
 
         Raises:
-            NoSuchToken, TokenInUse, ShuttingDown.
+            NoSuchToken, TokenInUse, AtCapacity, ShuttingDown.
         """
-        reservation = self._desk.claim(token)
+        reservation = self._desk.claim(token, seat.client)
         session = self._by_token.get(token) or self._begin(reservation)
         session.sit(seat)
         return session

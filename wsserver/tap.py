@@ -31,12 +31,21 @@ _TOKEN_VARIABLE = "WEBSOCKETSERVER_SECURITY_TOKEN"  # noqa: S105
 
 #: The waits for clients, and what the help says of them.
 _DEADLINES = {
-    "head_timeout": "until the head of a request is complete; 10",
+    "head_timeout": "until the head of a request is complete, TLS included; 10",
+    "body_timeout": "from there until its body is; 30",
     "connect_timeout": "until --client_port listens; 15",
     "ping_interval": "from one ping of a websocket to the next; 20",
     "ping_timeout": "until a ping must have had an effect; 15",
     "stall_timeout": "how long a client may answer nothing at all; 300",
     "close_timeout": "without progress, until a close takes its next step; 10",
+}
+
+#: What there may be at one time, and what the help says of it.
+_LIMITS = {
+    "max_starting": "most sessions whose service starts; 100",
+    "max_sessions": "most sessions of all services, reserved ones included; any number",
+    "max_connections_per_address": "most connections of one client; 1000",
+    "max_reservations_per_address": "most unused reservations of one client; 100",
 }
 
 _log = Logger(namespace="wsserver")
@@ -76,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what REST calls must show; better set {_TOKEN_VARIABLE}")  # fmt: skip
     add("--trusted_proxies", nargs="+", action="extend", metavar="NETWORK",
         help="front proxies whose X-Forwarded-For is believed, such as 127.0.0.1")  # fmt: skip
+    add("--proxy_protocol", action="store_true",
+        help="those begin each connection with a PROXY header, version 1 or 2")  # fmt: skip
     add("--allowed_origins", action="append", metavar="ORIGIN",
         help="web pages of other hosts that may use websockets and REST, "
         "such as https://app.example; * for all; may be given several times")  # fmt: skip
@@ -85,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--shutdown_timeout", type=float, metavar="SECONDS", help="longest shutdown; 20")
     for name, what in _DEADLINES.items():
         add(f"--{name}", type=float, metavar="SECONDS", help=what)
+    for name, what in _LIMITS.items():
+        add(f"--{name}", type=int, metavar="NUMBER", help=f"{what}; 0 for no limit")
     add("--max_message_size", type=int, metavar="BYTES", help="largest websocket message; 16 MiB")
     add("--local_session", nargs=2, action="append", metavar=("APP", "COUNT"),
         help="offer the program APP as service local_APP")  # fmt: skip

@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wsserver.admission import Admission
 from wsserver.config import Deadlines
 from wsserver.connect import Address, ServiceEnd, connect
 from wsserver.drain import Drain
@@ -87,6 +88,9 @@ class Tunnel(Handshake):
         self._socket_name = socket_name
         if self.factory.closed:
             raise ShuttingDown
+        full = self.factory.admission.room(len(self.factory.opening) + 1)
+        if full is not None:
+            raise full
         if token is not None:
             self._session = self.factory.join(token, self)
         elif self.factory.basic is None:
@@ -96,6 +100,7 @@ class Tunnel(Handshake):
         """Claim, and be counted."""
         subprotocol = super().onConnect(request)
         self.factory.tunnels.add(self)
+        self.factory.opening.add(self)
         return subprotocol
 
     # -- from the handshake to the joined tunnel
@@ -129,6 +134,7 @@ class Tunnel(Handshake):
 
     def _join(self, service: ServiceEnd) -> None:
         self._service = service
+        self.factory.opening.discard(self)
         if self._early:
             service.write(self._early)
             self._early = b""
@@ -273,6 +279,7 @@ class Tunnel(Handshake):
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         """The websocket is gone, whatever step the tunnel is in."""
         self.factory.tunnels.discard(self)
+        self.factory.opening.discard(self)
         for watch in (self._keepalive, self._drain):
             if watch is not None:
                 watch.cancel()
@@ -342,6 +349,7 @@ class TunnelFactory(WebSocketServerFactory):
         deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
         proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
         origins: Origins = Origins(),  # noqa: B008  (never changed)
+        admission: Admission | None = None,
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
@@ -350,7 +358,10 @@ class TunnelFactory(WebSocketServerFactory):
         self.deadlines = deadlines
         self.proxies = proxies
         self.origins = origins
+        self.admission = admission or Admission()
         self.tunnels: set[Tunnel] = set()
+        #: Those whose connection to the service is yet to come.
+        self.opening: set[Tunnel] = set()
         self.closed = False
         # Autobahn's defaults are unsafe or lossy; docs/operate.md says why each is set.
         self.setProtocolOptions(

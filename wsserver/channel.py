@@ -1,0 +1,223 @@
+"""A connection of the HTTP port: bounded in size and in time, counted, and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request as WebRequest
+from twisted.web.server import Site
+
+from wsserver.admission import Admission
+from wsserver.arrivals import refusal_of
+from wsserver.config import Deadlines
+from wsserver.drain import Drain
+from wsserver.errors import WSServerError
+from wsserver.forwarded import Proxies
+from wsserver.logs import log_request
+from wsserver.peer import peer_of
+
+#: The largest request body, in bytes; the REST interface needs almost none.
+MAX_BODY = 64 * 1024
+
+
+class Request(WebRequest):
+    """A request with a bounded body and the headers that every answer carries."""
+
+    site: HTTPSite
+    _refused = False
+    _received = 0
+
+    def getClientAddress(self) -> Any:  # noqa: N802
+        """Return the address of who asks, as a listed front proxy tells it.
+
+        Its port is 0 then: proxies do not tell it.
+        """
+        peer = super().getClientAddress()
+        if not isinstance(peer, IPv4Address | IPv6Address):
+            return peer
+        hops = b",".join(self.requestHeaders.getRawHeaders(b"x-forwarded-for", []))
+        host = self.site.proxies.client(peer.host, hops.decode("latin-1"))
+        if host == peer.host:
+            return peer
+        return (IPv6Address if ":" in host else IPv4Address)("TCP", host, 0)
+
+    def admit(self) -> WSServerError | None:
+        """Count the request until its answer is out; return why it is refused, if it is.
+
+        An answer that the client does not take for ``stall_timeout`` seconds is given up.
+        """
+        channel: Any = self.channel
+        refusal = refusal_of(channel.transport)
+        client = self.getClientAddress().host
+        if refusal is None and client != self.client.host:
+            # Only the proxy's connection was counted when it came in.
+            visit = self.site.admission.visit(client)
+            self.notifyFinish().addBoth(lambda _: visit.end())
+            refusal = visit.refusal
+        if refusal is not None:
+            channel.persistent = False
+        if peer_of(channel.transport) is not None:
+            stall = channel.watch(self.site.deadlines.stall_timeout)
+            self.notifyFinish().addBoth(lambda _: stall.cancel())
+        return refusal
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too large."""
+        self._refused = length is not None and length > MAX_BODY
+        super().gotLength(0 if self._refused else length)
+        if self._refused:
+            self._too_large()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Refuse a body that turns out to be too large."""
+        self._received += len(data)
+        if self._refused:
+            return
+        if self._received > MAX_BODY:
+            self._refused = True
+            self._too_large()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Answer, unless the answer was a refusal already."""
+        if not self._refused:
+            super().requestReceived(command, path, version)
+
+    def render(self, resrc: IResource) -> None:
+        """Set the headers of every answer."""
+        self.setHeader("Server", "wsserver")
+        for name, value in self.site.headers:
+            self.setHeader(name, value)
+        super().render(resrc)
+
+    def _too_large(self) -> None:
+        channel: Any = self.channel
+        channel.refuse(413, "Content Too Large")
+
+
+class Channel(HTTPChannel):
+    """A connection: head, body, answer and close have their time, however they trickle.
+
+    Where the reactor was late, what has arrived meanwhile is heard before time is up.
+    """
+
+    site: HTTPSite
+    _late: IDelayedCall | None = None
+    _closing: Drain | None = None
+    _answered = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; unlike in twisted.web they buy no time."""
+        LineReceiver.dataReceived(self, data)
+
+    def allHeadersReceived(self) -> None:
+        """The head was in time; the body has a time of its own."""
+        self._in_time()
+        self.setTimeout(self.site.deadlines.body_timeout)
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        """The request was in time; the head of the next has its usual time."""
+        self._in_time()
+        self.timeOut = self.site.deadlines.head_timeout  # type: ignore[assignment]
+        super().allContentReceived()
+
+    def requestDone(self, request: HTTPRequest) -> None:  # noqa: N802
+        """The answer is written."""
+        self._answered = True
+        super().requestDone(request)
+
+    def timeoutConnection(self) -> None:  # noqa: N802
+        """A request is not complete in time."""
+        self._late = self.site.clock.callLater(0, self._give_up)
+
+    def loseConnection(self) -> None:  # noqa: N802
+        """Close after what is under way, or where nothing moves any more."""
+        super().loseConnection()
+        if self._closing is None:
+            self._closing = self.watch(self.site.deadlines.close_timeout)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self._in_time()
+        if self._closing is not None:
+            self._closing.cancel()
+        super().connectionLost(reason)
+
+    def watch(self, patience: float) -> Drain:
+        """Abort the connection where nothing is delivered for so many seconds."""
+        transport: Any = self.transport
+        return Drain(self.site.clock, patience, [transport], [transport.abortConnection])
+
+    def refuse(self, status: int, phrase: str) -> None:
+        """Answer what cannot be a request of ours, and close."""
+        headers = [("Server", "wsserver"), *self.site.headers]
+        headers += [("Content-Length", "0"), ("Connection", "close")]
+        lines = [f"HTTP/1.1 {status} {phrase}", *(f"{k}: {v}" for k, v in headers), "", ""]
+        transport: Any = self.transport
+        transport.write("\r\n".join(lines).encode())
+        log_request(transport.getPeer().host, "-", "-", status, 0)
+        self.loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
+        """Twisted would close without a word."""
+        self.refuse(431, "Request Header Fields Too Large")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
+        self.refuse(400, "Bad Request")
+
+    def _give_up(self) -> None:
+        if self._answered:
+            self.loseConnection()
+        else:
+            # Nothing is under way, not even the end of TLS.
+            self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def _in_time(self) -> None:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+
+
+class HTTPSite(Site):
+    """The site; ``headers`` go with every answer, ``proxies`` know who asks.
+
+    A request head, its TLS handshake included, must be complete within ``head_timeout``
+    seconds from the connection, or from the last answer; its body within ``body_timeout``
+    from there.
+    """
+
+    requestFactory = Request
+    # Not the default, which could speak HTTP/2 as well.
+    protocol = Channel  # type: ignore[assignment]
+    noisy = False
+
+    def __init__(
+        self,
+        root: IResource,
+        headers: Sequence[tuple[str, str]] = (),
+        reactor: IReactorTime | None = None,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
+        proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
+        admission: Admission | None = None,
+    ) -> None:
+        super().__init__(root, timeout=deadlines.head_timeout, reactor=reactor)
+        self.clock: Any = self.reactor
+        self.headers = headers
+        self.deadlines = deadlines
+        self.proxies = proxies
+        self.admission = admission or Admission()
+
+    def log(self, request: HTTPRequest) -> None:
+        """Note an answered request; the log keeps the tokens out."""
+        client = request.getClientAddress().host
+        log_request(client, request.method, request.uri, request.code, request.sentLength)

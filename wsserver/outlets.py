@@ -167,11 +167,12 @@ class TLSOutlet:
         self._tls = transport.getHandle()
         self._below = below
         self._source = source
-        self._usual = False
+        #: Whether Twisted writes, as it must where TLS is not ready to.
+        self.usual = False
 
     def send(self, data: memoryview) -> bool:
         """Send bytes; their buffer is always free again."""
-        if self._usual:
+        if self.usual:
             self._transport.write(bytes(data))
             return True
         try:
@@ -181,7 +182,7 @@ class TLSOutlet:
                 self._flush(sent + EXTRA)
         except SSL.Error:
             # It must read first, or it is broken: Twisted knows what to do then.
-            self._usual = True
+            self.usual = True
             self._transport.registerProducer(self._source, True)
             self._transport.write(bytes(data))
         return True

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from OpenSSL import SSL
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection
 
@@ -24,6 +25,8 @@ HEAD = 16
 READ_SIZE = 256 * 1024 - HEAD
 #: What TLS may hold back of an unfinished record, in bytes.
 TLS_SLACK = 32 * 1024
+#: The most that a record carries, in bytes (RFC 8446, section 5.1).
+RECORD = 16 * 1024
 
 _buffers = Buffers(HEAD + READ_SIZE)
 
@@ -167,42 +170,46 @@ class DirectRelay(Relay):
 class TLSRelay(DirectRelay):
     """The same where the browser's socket carries TLS."""
 
-    _decrypted: bytearray | None = None
-    _end = 0
-
-    def from_browser(self, data: bytes) -> None:
-        """Collect what was decrypted."""
-        if self._decrypted is None:
-            super().from_browser(data)
-        else:
-            self._decrypted[self._end : self._end + len(data)] = data
-            self._end += len(data)
-
     def _outlets(self) -> tuple[Outlet, Outlet]:
         up, down = super()._outlets()
         assert isinstance(down, SocketOutlet)
-        return up, TLSOutlet(self._websocket.transport, down, self._service.transport)
+        tls = self._websocket.transport
+        self._connection = tls.getHandle()
+        self._outlet = TLSOutlet(tls, down, self._service.transport)
+        return up, self._outlet
 
     def _read_browser(self) -> Any:
         encrypted = _buffers.take()
         view = memoryview(encrypted)
         size, gone = _receive(self._receive_browser, view[: READ_SIZE - TLS_SLACK])
-        if size:
+        if size and self._outlet.usual:
+            self._browser.protocol.dataReceived(bytes(view[:size]))
+        elif size:
             self._decrypt(view[:size])
         _buffers.give(encrypted)
         return gone
 
     def _decrypt(self, data: memoryview) -> None:
-        """Let Twisted decrypt, and answer what TLS itself has to say; pass on all at once."""
-        buffer = self._decrypted = _buffers.take()
+        """Pass on all records of a read together."""
+        buffer = _buffers.take()
+        view = memoryview(buffer)
         tail = self._scanner.tail
-        start = HEAD - len(tail)
+        start, end = HEAD - len(tail), HEAD
         buffer[start:HEAD] = tail
-        self._end = HEAD
-        self._browser.protocol.dataReceived(data)
-        self._decrypted = None
-        if self._end == HEAD or self._send_up(buffer, start, self._end):
+        self._connection.bio_write(data)
+        ended = False
+        try:
+            while True:
+                end += self._connection.recv_into(view[end:], RECORD)
+        except SSL.WantReadError:
+            pass
+        except SSL.Error:
+            ended = True
+        if end == HEAD or self._send_up(buffer, start, end):
             _buffers.give(buffer)
+        if ended or end == HEAD:
+            # TLS has something to say itself, or comes to its end, which is for Twisted.
+            self._browser.protocol._flushReceiveBIO()
 
 
 def _receive(receive: Callable[[memoryview], int], view: memoryview) -> tuple[int, Any]:

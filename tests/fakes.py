@@ -10,9 +10,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from wsserver.access import Caller
 from wsserver.config import Limits, ServiceSpec
 from wsserver.desk import Desk
-from wsserver.errors import WSServerError
+from wsserver.doorkeeper import Doorkeeper
+from wsserver.errors import Unauthorized, WSServerError
+from wsserver.failures import Failures
+from wsserver.identity import Credentials, Identity, SecurityToken, Source
 from wsserver.offers import Offer, Script
 from wsserver.scripts import RemoteServiceScript
 from wsserver.store import MemoryStore
@@ -140,6 +144,49 @@ def make_desk(clock: Clock, *offers: Offer, timeout: float = 300.0, **limits: in
 
     by_name = {offer.spec.name: offer for offer in offers or (make_offer(),)}
     return Desk(by_name, MemoryStore(), clock, mint, lambda: WALL, timeout, Limits(**limits))
+
+
+class Shows:
+    """A source of identity that knows callers by a header `X-Caller`, and refuses `wrong`."""
+
+    challenge = "Test"
+
+    def __init__(self, **callers: Caller) -> None:
+        self.callers = callers
+
+    async def identify(self, shown: Credentials) -> Caller | None:
+        """Return who the header names."""
+        name = shown.header("X-Caller")
+        if name == "wrong":
+            raise Unauthorized("wrong")
+        return None if name is None else self.callers[name]
+
+
+class Slow:
+    """A source of identity that knows after a while."""
+
+    challenge = "Test"
+
+    def __init__(self) -> None:
+        self.asked: list[Deferred[Caller | None]] = []
+
+    async def identify(self, shown: Credentials) -> Caller | None:
+        """Return what `answer` says."""
+        self.asked.append(Deferred())
+        return await self.asked[-1]
+
+    def answer(self, caller: Caller | None) -> None:
+        """Answer the oldest question."""
+        self.asked.pop(0).callback(caller)
+
+
+def make_doorkeeper(
+    desk: Desk, *sources: Source, secret: str | None = None, bind_user: bool = False
+) -> Doorkeeper:
+    """Return a doorkeeper who knows these sources, and the security token if there is one."""
+    failures = Failures(lambda: 0.0)
+    token = [] if secret is None else [SecurityToken(secret, failures)]
+    return Doorkeeper(desk, Identity([*token, *sources], failures), bind_user)
 
 
 class FakeInstance:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
-from tests.fakes import WALL, FakeScript, make_desk, make_offer
+from tests.fakes import WALL, FakeScript, Shows, Slow, make_desk, make_doorkeeper, make_offer
 from tests.wires import DONE, Reply, Wire, ask, ask_raw
+from wsserver.access import Caller
 from wsserver.api import Api
 from wsserver.channel import HTTPSite
 from wsserver.config import Limits
 from wsserver.forwarded import Proxies
+from wsserver.identity import Source
 from wsserver.lifecycle import Event
 from wsserver.offers import Script
 from wsserver.origins import Origins
@@ -37,6 +40,8 @@ FOREIGN = (
 
 class ApiCase(TestCase):
     secret: str | None = None
+    sources: tuple[Source, ...] = ()
+    bind = acting = False
     picky = {"page": "terminal.html"}
 
     def setUp(self) -> None:
@@ -51,9 +56,11 @@ class ApiCase(TestCase):
         self.stops: list[str] = []
         self.serve()
 
-    def serve(self, origins: Origins = Origins(), proxies: Proxies = Proxies()) -> None:  # noqa: B008
-        page = lambda request, desk: b"<table>"  # noqa: E731
-        self.api = Api(self.desk, self.stop, page, self.secret, origins, proxies)
+    def serve(self, *rest: Any, **named: Any) -> None:
+        """Serve with what comes last in the arguments of Api."""
+        page = lambda request, desk, caller: b"<table>"  # noqa: E731
+        keeper = make_doorkeeper(self.desk, *self.sources, secret=self.secret, bind_user=self.bind)
+        self.api = Api(self.desk, keeper, self.stop, page, self.acting, *rest, **named)
         self.site = HTTPSite(Root(self.api.app.resource(), Resource()))
 
     def stop(self) -> None:
@@ -175,8 +182,7 @@ class OpenApiTests(ApiCase):
         """The options of a reservation are described, checked, and filled in."""
         rules = {"nodes": {"type": "integer", "default": 2}}
         self.desk = make_desk(self.clock, make_offer(options={"reserve_options": rules}))
-        api = Api(self.desk, self.stop, lambda request, desk: b"", self.secret)
-        self.site = HTTPSite(Root(api.app.resource(), Resource()))
+        self.serve()
         (service,) = (await self.get("/v1/services")).json
         (described,) = service["reserve_options"]
         self.assertEqual((described["name"], described["default"]), ("nodes", "2"))
@@ -208,6 +214,7 @@ class OpenApiTests(ApiCase):
                     {
                         "index": 0,
                         "token": "token-1",
+                        "user": None,
                         "timestamp": WALL,
                         "options": {"a": "b"},
                         "state": "starting",
@@ -362,11 +369,11 @@ class SecurityTokenTests(ApiCase):
 
     async def test_needed(self) -> None:
         """Every call but the release needs it."""
+        await self.assert_refused("/v1/status", 401, "Unauthorized", Authorization="Basic sesame")
         for path in ("services", "status", "status_view", "stop", "reserve/Picky"):
             reply = await self.assert_refused(f"/v1/{path}", 401, "Unauthorized")
             self.assertEqual(reply.headers["WWW-Authenticate"], "Bearer")
             await self.assert_refused(f"/v1/{path}?security_token=no", 401, "Unauthorized")
-        await self.assert_refused("/v1/status", 401, "Unauthorized", Authorization="Basic sesame")
         self.assertEqual((self.stops, self.desk.live()), ([], []))
 
     async def test_given(self) -> None:
@@ -399,3 +406,168 @@ class SecurityTokenTests(ApiCase):
         """A browser releases by the reservation's token alone."""
         await self.get("/v1/reserve/Picky?security_token=sesame")
         self.assertEqual((await self.get("/v1/release/token-1")).code, 200)
+
+    async def test_guessing(self) -> None:
+        """After five wrong ones an address has to wait, also with the right one."""
+        for _ in range(5):
+            await self.assert_refused("/v1/status?security_token=no", 401, "Unauthorized")
+        for secret in ("no", "sesame"):
+            path = f"/v1/status?security_token={secret}"
+            reply = await self.assert_refused(path, 429, "TooManyFailures")
+            self.assertEqual(reply.headers["Retry-After"], "301")
+
+    async def test_fields(self) -> None:
+        """user and groups are options as any other, unless it is set otherwise."""
+        await self.get("/v1/reserve/Picky?security_token=sesame&user=alice&groups=a")
+        (made,) = self.desk.live()
+        self.assertEqual((made.user, made.options), (None, {"user": "alice", "groups": "a"}))
+
+
+class ActingTests(ApiCase):
+    """The trusted application may act for a user."""
+
+    secret = "sesame"
+    acting = True
+    sources = (Shows(bob=Caller(user="bob", groups=frozenset({"staff"}))),)
+
+    async def reserve(self, query: str, service: str = "Members") -> Reply:
+        return await self.get(f"/v1/reserve/{service}?security_token=sesame&{query}")
+
+    async def test_user(self) -> None:
+        """The reservation is that user's, and the fields are no options."""
+        self.assertEqual((await self.reserve("user=alice&a=b")).code, 200)
+        (made,) = self.desk.live()
+        self.assertEqual((made.user, made.options), ("alice", {"a": "b"}))
+
+    async def test_groups(self) -> None:
+        """Groups that are named count; where none are, the application has checked."""
+        for query, code in (
+            ("user=alice&groups=guests,staff", 200),
+            ("groups=staff", 200),
+            ("user=alice&groups=guests", 403),
+            ("user=alice&groups=", 403),
+        ):
+            reply = await self.reserve(query)
+            self.assertEqual(reply.code, code, query)
+            if code == 200:
+                self.desk.release(reply.json["token"])
+
+    async def test_names(self) -> None:
+        """What cannot be a name is refused."""
+        for query in ("user=", "user=a%00b", "groups=a,b%0ac", f"user={'x' * 257}"):
+            self.assertEqual((await self.reserve(query)).code, 400, query)
+        self.assertEqual(self.desk.live(), [])
+
+    async def test_others(self) -> None:
+        """A user cannot act for others, nor slip the fields in as options."""
+        for query in ("user=alice", "groups=admins", "user=bob"):
+            path = f"/v1/reserve/Picky?{query}"
+            await self.assert_refused(path, 403, "Forbidden", X_Caller="bob")
+        self.assertEqual((await self.get("/v1/reserve/Picky", X_Caller="bob")).code, 200)
+
+
+class UserTests(ApiCase):
+    """Users who can prove who they are."""
+
+    secret = "sesame"
+    sources = (
+        Shows(
+            alice=Caller(user="alice", groups=frozenset({"staff"})),
+            bob=Caller(user="bob"),
+        ),
+    )
+
+    async def test_nobody(self) -> None:
+        """Who shows nothing, or something wrong, is told how to log in."""
+        reply = await self.assert_refused("/v1/services", 401, "Unauthorized")
+        self.assertEqual(reply.headers["WWW-Authenticate"], "Test")
+        await self.assert_refused("/v1/services", 401, "Unauthorized", X_Caller="wrong")
+
+    async def test_groups(self) -> None:
+        """A service of a group is there for its members alone."""
+        for user, listed, code in (("alice", True, 200), ("bob", False, 403)):
+            for path, names in (("services", "Members"), ("status", "Members")):
+                found = [s["name"] for s in (await self.get(f"/v1/{path}", X_Caller=user)).json]
+                self.assertEqual(names in found, listed, (user, path))
+            reply = await self.get("/v1/reserve/Members", X_Caller=user)
+            self.assertEqual(reply.code, code, user)
+        self.assertEqual([made.user for made in self.desk.live()], ["alice"])
+
+    async def test_own_instances(self) -> None:
+        """Status shows users their own, and the trusted application all."""
+        for user in ("alice", "bob"):
+            await self.get("/v1/reserve/Picky", X_Caller=user)
+        for shown, seen in (
+            ({"X_Caller": "alice"}, ["alice"]),
+            ({"X_Caller": "bob"}, ["bob"]),
+            ({"Authorization": "Bearer sesame"}, ["alice", "bob"]),
+        ):
+            reply = await self.get("/v1/status", **shown)
+            (picky,) = [s for s in reply.json if s["name"] == "Picky"]
+            self.assertEqual([i["user"] for i in picky["instances"]], seen)
+            trusted = "Authorization" in shown
+            self.assertEqual(picky["common_options"], self.picky if trusted else {})
+            self.assertEqual(b"token-1" in reply.body, "alice" in seen)
+            self.assertEqual(b"token-2" in reply.body, "bob" in seen)
+        reply = await self.assert_refused("/v1/status", 401, "Unauthorized")
+        self.assertNotIn(b"token-1", reply.body)
+
+    async def test_no_stop(self) -> None:
+        """Users do not stop the server."""
+        await self.assert_refused("/v1/stop", 403, "Forbidden", X_Caller="alice")
+        self.assertEqual(self.stops, [])
+
+    async def test_release(self) -> None:
+        """The token is the permission to release."""
+        await self.get("/v1/reserve/Picky", X_Caller="alice")
+        self.assertEqual((await self.get("/v1/release/token-1", X_Caller="bob")).code, 200)
+
+
+class BoundTests(UserTests):
+    """A reservation is of use to its own user alone."""
+
+    bind = True
+
+    async def test_release(self) -> None:
+        """To others the token is unknown; who shows nothing is asked who they are."""
+        await self.get("/v1/reserve/Picky", X_Caller="alice")
+        other = await self.assert_refused("/v1/release/token-1", 404, "NoSuchToken", X_Caller="bob")
+        none = await self.assert_refused("/v1/release/token-9", 404, "NoSuchToken", X_Caller="bob")
+        self.assertEqual((other.body, other.headers), (none.body, none.headers))
+        await self.assert_refused("/v1/release/token-1", 401, "Unauthorized")
+        self.assertEqual((await self.get("/v1/release/token-1", X_Caller="alice")).code, 200)
+
+    async def test_trusted(self) -> None:
+        """The trusted application releases for anybody, and anybody what is nobody's."""
+        await self.get("/v1/reserve/Picky", X_Caller="alice")
+        reply = await self.get("/v1/release/token-1?security_token=sesame")
+        self.assertEqual(reply.code, 200)
+        await self.get("/v1/reserve/Picky?security_token=sesame")
+        self.assertEqual((await self.get("/v1/release/token-2")).code, 200)
+
+
+class SlowIdentityTests(ApiCase):
+    """It takes a while to know who asks."""
+
+    async def test_gone(self) -> None:
+        """Who hangs up meanwhile has reserved nothing."""
+        source = Slow()
+        self.sources = (source,)
+        self.serve()
+        channel = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
+        wire = Wire(80, 5000)
+        channel.makeConnection(wire)
+        channel.dataReceived(b"GET /v1/reserve/Picky HTTP/1.1\r\nHost: x\r\n\r\n")
+        channel.connectionLost(DONE)
+        source.answer(Caller(user="alice"))
+        self.assertEqual((self.desk.live(), wire.take()), ([], b""))
+
+    async def test_answer(self) -> None:
+        """Who waits is served."""
+        source = Slow()
+        self.sources = (source,)
+        self.serve()
+        asking = Deferred.fromCoroutine(self.get("/v1/reserve/Picky"))
+        source.answer(Caller(user="alice"))
+        self.assertEqual((await asking).code, 200)
+        self.assertEqual(self.desk.live()[0].user, "alice")

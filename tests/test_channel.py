@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from tests.fakes import make_desk
+from tests.fakes import make_desk, make_doorkeeper
 from tests.wires import DONE, Reply, SocketWire, Wire, ask, ask_raw
 from wsserver import channel, drain
 from wsserver.admission import Admission
@@ -27,7 +27,8 @@ from wsserver.site import Root
 
 def make_site(**options: Any) -> HTTPSite:
     """Return a site with the REST interface alone."""
-    api = Api(make_desk(Clock()), lambda: None, status_page)
+    desk = make_desk(Clock())
+    api = Api(desk, make_doorkeeper(desk), lambda: None, status_page)
     return HTTPSite(Root(api.app.resource(), Resource()), **options)
 
 

@@ -11,11 +11,13 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from tests.fakes import make_desk
+from tests.fakes import Shows, Slow, make_desk, make_doorkeeper
 from tests.wires import Reply, Wire
+from wsserver.access import Caller
 from wsserver.channel import HTTPSite
 from wsserver.events import KEEP_ALIVE, MAX_STREAMS, Events
 from wsserver.lifecycle import Event
@@ -27,6 +29,9 @@ class Reader:
 
     def __init__(self, token: str, method: bytes = b"GET") -> None:
         self.postpath = token.encode().split(b"/")
+        self.client = IPv4Address("TCP", "192.0.2.1", 5000)
+        self.requestHeaders = Headers()
+        self.responseHeaders = Headers()
         self.method = method
         self.headers: dict[str, str] = {}
         self.code = 200
@@ -34,6 +39,9 @@ class Reader:
         self.over = False
         self.producer: Any = None
         self._finished: list[Deferred[None]] = []
+
+    def getClientAddress(self) -> IPv4Address:
+        return self.client
 
     def setHeader(self, name: str, value: str) -> None:
         self.headers[name] = value
@@ -63,7 +71,8 @@ class Reader:
 
     def leave(self) -> None:
         """Hang up."""
-        self.producer.stopProducing()
+        if self.producer is not None:
+            self.producer.stopProducing()
         for finished in self._finished:
             finished.errback(Failure(ConnectionDone()))
 
@@ -78,7 +87,7 @@ class EventsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.desk = make_desk(self.clock)
-        self.events = Events(self.desk, self.clock)
+        self.events = Events(self.desk, make_doorkeeper(self.desk), self.clock)
         self.token = self.desk.reserve("Demo", {}).token
 
     def read(self, token: str | None = None, method: bytes = b"GET") -> tuple[Reader, Any]:
@@ -133,17 +142,54 @@ class EventsTests(SynchronousTestCase):
     def test_unknown_token(self) -> None:
         """A token that is not known, or no text, is refused."""
         for token in ("", "nobody", "a/b"):
-            reader, body = self.read(token)
-            self.assertEqual((reader.code, json.loads(body)["error"]), (404, "NoSuchToken"))
+            reader, _ = self.read(token)
+            self.assertEqual((reader.code, json.loads(reader.sent)["error"]), (404, "NoSuchToken"))
+            self.assertTrue(reader.over)
         reader = Reader("x")
         reader.postpath = [b"\xff"]
         self.events.render_GET(reader)
         self.assertEqual(reader.code, 404)
 
+    def test_bound_token(self) -> None:
+        """A token that is bound is of use to its user, and unknown to somebody else."""
+        callers = {name: Caller(user=name) for name in ("alice", "bob")}
+        keeper = make_doorkeeper(self.desk, Shows(**callers), bind_user=True)
+        self.events = Events(self.desk, keeper, self.clock)
+        self.token = self.desk.reserve("Demo", {}, user="alice").token
+        codes = {}
+        for name in ("alice", "bob", ""):
+            reader = Reader(self.token)
+            if name:
+                reader.requestHeaders.addRawHeader("X-Caller", name)
+            self.events.render_GET(reader)
+            codes[name] = reader.code
+        self.assertEqual(codes, {"alice": 200, "bob": 404, "": 401})
+        self.assertEqual(reader.responseHeaders.getRawHeaders("WWW-Authenticate"), ["Test"])
+
+    def test_gone_while_checked(self) -> None:
+        """Who leaves while it is checked who they are gets no stream."""
+        source = Slow()
+        keeper = make_doorkeeper(self.desk, source, bind_user=True)
+        self.events = Events(self.desk, keeper, self.clock)
+        self.token = self.desk.reserve("Demo", {}, user="alice").token
+        reader, _ = self.read()
+        reader.leave()
+        source.answer(Caller(user="alice"))
+        self.assertEqual((reader.sent, self.clock.getDelayedCalls()), (b"", []))
+
+    def test_bug(self) -> None:
+        """A bug of ours is logged, and told without details."""
+        self.patch(self.desk, "find", lambda token: 1 / 0)
+        reader, _ = self.read()
+        self.assertEqual(reader.code, 500)
+        self.assertNotIn(b"division", reader.sent)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_head(self) -> None:
         """HEAD has the headers alone."""
-        reader, body = self.read(method=b"HEAD")
-        self.assertEqual((body, reader.headers["Content-Type"]), (b"", "text/event-stream"))
+        reader, _ = self.read(method=b"HEAD")
+        self.assertEqual((reader.sent, reader.headers["Content-Type"]), (b"", "text/event-stream"))
+        self.assertTrue(reader.over)
         self.assertIsNone(reader.producer)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -195,8 +241,8 @@ class EventsTests(SynchronousTestCase):
     def test_too_many(self) -> None:
         """A token has a bounded number of streams."""
         readers = [self.read()[0] for _ in range(MAX_STREAMS)]
-        reader, body = self.read()
-        self.assertEqual((reader.code, json.loads(body)["error"]), (429, "TooManyStreams"))
+        reader, _ = self.read()
+        self.assertEqual((reader.code, json.loads(reader.sent)["error"]), (429, "TooManyStreams"))
         readers[0].leave()
         self.assertIs(self.read()[1], NOT_DONE_YET)
 
@@ -218,7 +264,7 @@ class WireTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.desk = make_desk(self.clock)
-        self.events = Events(self.desk, self.clock)
+        self.events = Events(self.desk, make_doorkeeper(self.desk), self.clock)
         self.token = self.desk.reserve("Demo", {}).token
         self.site = HTTPSite(Root(Resource(), self.events))
 

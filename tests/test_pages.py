@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.test.requesthelper import DummyRequest
 
 from tests.fakes import make_desk, make_offer
+from wsserver.access import ANYBODY, Caller
 from wsserver.lifecycle import Event
 from wsserver.pages import WEB, Files, status_page
 
@@ -16,9 +17,11 @@ class StatusPageTests(SynchronousTestCase):
         broken = make_offer("Broken", unavailable="no Xvnc")
         self.desk = make_desk(Clock(), make_offer(count=3), broken)
 
+        self.caller = ANYBODY
+
     def page(self) -> str:
         self.request = DummyRequest([])
-        return self.successResultOf(status_page(self.request, self.desk)).decode()
+        return self.successResultOf(status_page(self.request, self.desk, self.caller)).decode()
 
     def test_nobody(self) -> None:
         """A service without instances has a row that says so."""
@@ -48,6 +51,26 @@ class StatusPageTests(SynchronousTestCase):
         self.assertIn('data-token="token-1"', page)
         self.assertNotIn('data-token="token-2"', page)
         self.assertEqual(page.count("<b>"), 0)
+
+    def test_of_users(self) -> None:
+        """Users see their own instances alone, and the services that they may use."""
+        members = make_offer("Members", options={"group": "staff"})
+        self.desk = make_desk(Clock(), make_offer(count=3), members)
+        for user in ("alice", "bob"):
+            self.desk.reserve("Demo", {"of": user}, user=user)
+        for caller, tokens, others in (
+            (ANYBODY, {"token-1", "token-2"}, True),
+            (Caller(user="alice"), {"token-1"}, False),
+            (Caller(user="bob", groups=frozenset({"staff"})), {"token-2"}, True),
+            (Caller(user="carol"), set(), False),
+        ):
+            self.caller = caller
+            page = self.page()
+            self.assertEqual({t for t in ("token-1", "token-2") if t in page}, tokens)
+            self.assertEqual("of=bob" in page, "token-2" in tokens)
+            self.assertEqual("Members" in page, others)
+            self.assertIn("2 of 3", page)
+        self.assertIn("none of yours", page)
 
     def test_words_from_outside(self) -> None:
         """Nothing that a client, a script or the service file says becomes markup."""

@@ -3,7 +3,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.test.requesthelper import DummyRequest
 
-from wsserver.replies import error_body, json_body
+from wsserver.errors import AtCapacity, Unauthorized
+from wsserver.replies import error_body, json_body, refusal
 
 
 class ReplyTests(SynchronousTestCase):
@@ -22,3 +23,15 @@ class ReplyTests(SynchronousTestCase):
         self.assertIn(b"Set-Cookie", body)
         self.assertEqual(request.responseCode, 404)
         self.assertEqual(request.responseMessage, b"no ???Set-Cookie: x")
+
+    def test_refusal(self) -> None:
+        """A deliberate failure says when to come again, or how to log in."""
+        request = DummyRequest([])
+        refusal(request, AtCapacity("all in use", 7), ["Bearer"])
+        headers = request.responseHeaders
+        self.assertEqual(headers.getRawHeaders("Retry-After"), ["7"])
+        self.assertFalse(headers.hasHeader("WWW-Authenticate"))
+        body = refusal(request, Unauthorized("log in"), ["Bearer", 'Basic realm="x"'])
+        self.assertIn(b'"error": "Unauthorized"', body)
+        challenges = headers.getRawHeaders("WWW-Authenticate")
+        self.assertEqual((request.responseCode, challenges), (401, ["Bearer", 'Basic realm="x"']))

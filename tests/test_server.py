@@ -16,12 +16,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
+from tests.test_htpasswd import ALICE, hashed
+from tests.test_passwords import basic
 from tests.test_tls import make as certificate
 from tests.wires import frames, request
 from wsserver import make_service
 from wsserver import server as server_module
 from wsserver.config import Settings
-from wsserver.errors import ConfigError, NoSuchService
+from wsserver.errors import ConfigError, NoSuchService, Unauthorized
 from wsserver.launch import MAX_THREADS
 from wsserver.lifecycle import Phase
 from wsserver.server import Server, offers_of
@@ -166,6 +168,24 @@ class ServerTests(TestCase):
         server.desk.release(waiting)
         while server.desk.live():
             await deferLater(reactor, 0.01)
+
+    async def test_reload_of_users(self) -> None:
+        """Users are read again; with a mistake in their file all stays as it is."""
+        users = self.folder / "users"
+        users.write_text(ALICE)
+        server = self.make(htpasswd=str(users))
+        server.startService()
+        self.assertEqual((await server.doorkeeper.caller(basic())).user, "alice")
+        users.write_text("alice")
+        with capturedLogs() as events:
+            await server.reload()
+        self.assertIn(f"{users}: line 1", "".join(e.get("why", "") for e in events))
+        self.assertEqual((await server.doorkeeper.caller(basic())).user, "alice")
+        users.write_text(f"bob:{hashed('x')}")
+        await server.reload()
+        with self.assertRaises(Unauthorized):
+            await server.doorkeeper.caller(basic())
+        self.assertEqual((await server.doorkeeper.caller(basic("bob", "x"))).user, "bob")
 
     async def test_reload_with_problems(self) -> None:
         """Where anything is wrong, nothing changes, and the log names all of it."""
@@ -312,7 +332,11 @@ class ServerTests(TestCase):
             server.startService()
         formats = [(e["log_format"], e.get("name")) for e in events]
         self.assertIn(("{name} is unavailable: {why}", "local_no-such-program"), formats)
-        self.assertIn(("{name} has a group, and nobody can prove to be in it", "G"), formats)
+        group = ("{name} has a group, and nobody can prove to be in it", "G")
+        self.assertIn(group, formats)
+        with capturedLogs() as others:
+            self.make(security_token="x").startService()
+        self.assertNotIn(group[0], [e.get("log_format") for e in others])
         (line,) = [e["line"] for e in events if "line" in e]
         self.assertIn("a tunnel to 127.0.0.1:5901 without token", line)
 

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
-from tests.fakes import make_desk
+from tests.fakes import make_desk, make_doorkeeper
 from tests.wires import ask, ask_raw
 from wsserver.api import Api
 from wsserver.channel import HTTPSite
@@ -42,7 +42,8 @@ class SiteCase(TestCase):
         (self.folder / "secret").write_text("canary")
 
     def make(self, directory: bool = False, websocket: bool = False, **headers: str) -> HTTPSite:
-        api = Api(make_desk(Clock()), lambda: None, status_page)
+        desk = make_desk(Clock())
+        api = Api(desk, make_doorkeeper(desk), lambda: None, status_page)
         root = Root(
             api.app.resource(),
             Events(),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from wsserver.access import digest
 from wsserver.lifecycle import Phase, Reservation
 from wsserver.store import MemoryStore
 
@@ -29,6 +30,14 @@ class MemoryStoreTests(SynchronousTestCase):
         store.put(ended)
         store.put(ended)
         self.assertEqual((store.get("one"), store.live()), (None, []))
+
+    def test_by_digest(self) -> None:
+        """Tokens are looked up by their digest: no time tells how much of one is right."""
+        store = MemoryStore()
+        store.put(Reservation("one", "Demo", 0, {}, 0.0, 0.0))
+        self.assertEqual(list(store._by_digest), [digest("one")])
+        for token in ("on", "one ", "\ud800", ""):
+            self.assertIsNone(store.get(token))
 
     def test_live_is_a_copy(self) -> None:
         """The list may be walked while reservations end."""

@@ -188,6 +188,15 @@ class CheckTests(TapCase):
         self.assertIn("No such file", said)
         self.assertEqual(self.out.getvalue(), "")
 
+    def test_logins(self) -> None:
+        """Files of users and keys are read, and their problems told with all others."""
+        users = self.file("users", "alice:plain")
+        said = self.exit(f"--check --htpasswd {users} --jwt_secret_file {self.folder}/none")
+        self.assertIn(f"{users}: line 1", said)
+        self.assertIn("none: No such file", said)
+        said = self.exit("--check --htgroup x --bind_user --failure_limit 0")
+        self.assertIn("settings.failure_limit", said)
+
     def test_bad(self) -> None:
         """Problems are the exit message, which makes the status 1."""
         path = self.file("services.json", '{"A": {"script": 1}, "B c": 2}')

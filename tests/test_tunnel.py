@@ -12,8 +12,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.fakes import Slow, make_desk, make_doorkeeper
 from tests.wires import DONE, FakeSession, Plug, SocketWire, Wire, close, frame, frames, request
 from wsserver import connect, keepalive
+from wsserver.access import Caller
 from wsserver.admission import Admission
 from wsserver.config import Deadlines
 from wsserver.errors import (
@@ -28,6 +30,7 @@ from wsserver.errors import (
 )
 from wsserver.forwarded import Proxies
 from wsserver.handshake import HEAD_BYTES
+from wsserver.identity import Credentials
 from wsserver.keepalive import UNANSWERED
 from wsserver.origins import Origins
 from wsserver.peer import Peer
@@ -739,3 +742,111 @@ class DirectEndTests(Direct, EndTests):
         self.open()
         self.hang_up()
         self.assertTrue(self.wire.disconnecting)
+
+
+class BoundTests(TunnelCase):
+    """A token that is bound to its user."""
+
+    def make(self, **options: Any) -> TunnelFactory:
+        self.source = Slow()
+        self.desk = make_desk(self.clock)
+        keeper = make_doorkeeper(self.desk, self.source, bind_user=True)
+        return super().make(doorkeeper=keeper, **options)
+
+    def ask(self, user: str | None = "alice") -> None:
+        """A browser asks for a bound token, and it is not known at once who that is."""
+        self.token = self.desk.reserve("Demo", {}, user=user).token
+        self.dial(request(f"?token={self.token}"))
+
+    def test_own(self) -> None:
+        """Its user is let in."""
+        self.ask()
+        self.assertEqual((self.browser.take(), self.joins), (b"", []))
+        self.source.answer(Caller(user="alice"))
+        self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 101 "))
+        self.assertEqual(self.joins, [self.token])
+        self.assertEqual(self.factory.tunnels, {self.tunnel})
+
+    def test_others(self) -> None:
+        """To another user it is unknown, in the same words as a token that never was."""
+        self.ask()
+        self.source.answer(Caller(user="bob"))
+        answer = self.browser.take()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 404 "), answer)
+        self.dial(request("?token=never"))
+        self.assertEqual(self.browser.take(), answer)
+        self.assertEqual(self.joins, [])
+
+    def test_nobody(self) -> None:
+        """Who shows nothing is asked who they are, in a way that browsers understand."""
+        self.ask()
+        self.source.answer(None)
+        answer = self.browser.take().decode()
+        self.assertTrue(answer.startswith("HTTP/1.1 401 "), answer)
+        self.assertIn("\r\nWWW-Authenticate: Test\r\n", answer)
+        self.assertEqual(self.joins, [])
+
+    def test_of_nobody(self) -> None:
+        """A token that is nobody's opens at once."""
+        self.ask(user=None)
+        self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 101 "))
+
+    def test_hang_up(self) -> None:
+        """Who leaves before it is known who they are has claimed nothing."""
+        self.ask()
+        self.hang_up()
+        self.source.answer(Caller(user="alice"))
+        self.assertEqual((self.joins, self.factory.tunnels), ([], set()))
+
+    def test_too_late(self) -> None:
+        """The request is answered in its time, however long it takes to know who that is."""
+        self.ask()
+        self.clock.advance(int(LIMITS.head_timeout) + 6)
+        self.assertTrue(self.browser.aborted)
+        self.hang_up()
+        self.source.answer(Caller(user="alice"))
+        self.assertEqual(self.joins, [])
+
+    def test_second_request(self) -> None:
+        """A second request meanwhile is not one: no second service starts (T6)."""
+        self.ask()
+        self.browser_sends(request(f"?token={self.desk.reserve('Demo', {}).token}"))
+        self.source.answer(Caller(user="alice"))
+        self.assertEqual(self.joins, [self.token])
+        self.assertEqual(self.browser.take().count(b"HTTP/1.1 "), 1)
+
+    def test_early_frames(self) -> None:
+        """What comes right behind the request is not lost."""
+        self.ask()
+        self.browser_sends(frame(b"hello"))
+        self.source.answer(Caller(user="alice"))
+        self.session.start()
+        _, wire = self.plug.succeed()
+        self.assertEqual(wire.take(), b"hello")
+
+    def test_too_much_meanwhile(self) -> None:
+        """What is kept meanwhile is bounded."""
+        self.ask()
+        self.browser_sends(frame(b"x" * 1000))
+        self.assertFalse(self.browser.aborted)
+        self.browser_sends(frame(b"x" * HEAD_BYTES))
+        self.assertTrue(self.browser.aborted)
+        self.source.answer(Caller(user="alice"))
+        self.assertEqual(self.joins, [])
+
+    def test_credentials(self) -> None:
+        """What the request shows reaches the sources; a name that stands twice is nobody's."""
+        seen: list[Credentials] = []
+
+        async def identify(shown: Credentials) -> Caller:
+            seen.append(shown)
+            return Caller(user=shown.header("X-User"))
+
+        self.patch(self.source, "identify", identify)
+        self.token = self.desk.reserve("Demo", {}, user="jürgen").token
+        head = request(f"?token={self.token}", X_User="j\xc3\xbcrgen")
+        self.dial(head)
+        self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 101 "))
+        self.assertEqual((seen[0].peer, seen[0].client), ("127.0.0.1", "127.0.0.1"))
+        self.dial(head.replace(b"X-User:", b"X-User: bob\r\nX-User:"))
+        self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 404 "))

@@ -13,15 +13,17 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from wsserver.access import Caller, check_may_use, identify, may_use
+from wsserver.access import Caller, check_may_use, check_operator, may_have, may_use
 from wsserver.desk import Desk
+from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import BadRequest, Forbidden, WSServerError
 from wsserver.forwarded import Proxies
+from wsserver.identity import Credentials, checked_name, split_groups
 from wsserver.lifecycle import Reservation
 from wsserver.offers import Offer
 from wsserver.origins import Origins
-from wsserver.provenance import asked, is_local
-from wsserver.replies import error_body, json_body
+from wsserver.provenance import asked, is_local, shown_by
+from wsserver.replies import error_body, json_body, refusal
 
 P = ParamSpec("P")
 Answer = bytes | str
@@ -35,11 +37,12 @@ _CHANGE = ["GET", "POST"]
 def _for_callers(
     route: Callable[Concatenate[Api, Request, Caller, P], Any],
 ) -> Callable[Concatenate[Api, Request, P], Any]:
-    """Let a route be used with the security token only, where there is one."""
+    """Let a route be used by those only who show who they are, where that can be shown."""
 
     @wraps(route)
     def guarded(self: Api, request: Request, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return route(self, request, self._caller(request), *args, **kwargs)
+        caller = self._doorkeeper.caller(_shown(request))
+        return caller.addCallback(lambda who: route(self, request, who, *args, **kwargs))
 
     return guarded  # type: ignore[return-value]
 
@@ -61,7 +64,8 @@ def _changes(
 class Api:
     """The resource below ``/v1``.
 
-    ``stop`` shuts the server down; ``status_page`` renders the page for people;
+    ``doorkeeper`` knows who asks; with ``act_for_users`` the trusted application may name
+    a user.  ``stop`` shuts the server down; ``status_page`` renders the page for people;
     ``origins`` are the pages that may change things, those of our own host by default;
     ``proxies`` know who asks; ``websocket_port`` is that of a websocket listener of its
     own, if there is one.
@@ -72,16 +76,18 @@ class Api:
     def __init__(
         self,
         desk: Desk,
+        doorkeeper: Doorkeeper,
         stop: Callable[[], object],
-        status_page: Callable[[Request, Desk], Any],
-        security_token: str | None = None,
+        status_page: Callable[[Request, Desk, Caller], Any],
+        act_for_users: bool = False,
         origins: Origins = Origins(),  # noqa: B008  (never changed)
         proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
     ) -> None:
         self._desk = desk
+        self._doorkeeper = doorkeeper
         self._stop = stop
         self._status_page = status_page
-        self._security_token = security_token
+        self._act_for_users = act_for_users
         self._origins = origins
         self._proxies = proxies
         self.websocket_port: int | None = None
@@ -105,9 +111,10 @@ class Api:
         name = name.removesuffix("/")
         options = _fields(request)
         options.pop("security_token", None)
+        caller = self._acting(caller, options)
         check_may_use(self._desk.offer(name).spec, caller)
         client = request.getClientAddress().host
-        made = self._desk.reserve(name, options, client, for_many=caller.trusted)
+        made = self._desk.reserve(name, options, client, for_many=caller.trusted, user=caller.user)
         return json_body(
             request,
             {
@@ -121,30 +128,36 @@ class Api:
 
     @app.route("/release/<path:token>", methods=_CHANGE, strict_slashes=False)
     @_changes
-    def release(self, request: Request, token: str) -> Answer:
-        """Release a reservation: the token itself is the permission."""
+    async def release(self, request: Request, token: str) -> Answer:
+        """Release a reservation: the token itself is the permission, unless it is bound."""
         said = asked(request, self._proxies)
         # What our own pages send as they close, as they tell nobody their address.
         unsaid = said.origin == "null" and said.site is None
         self._origins.check_change(replace(said, origin=None) if unsaid else said)
-        self._desk.release(token.removesuffix("/"))
+        token = token.removesuffix("/")
+        await self._doorkeeper.check_holder(token, _shown(request))
+        self._desk.release(token)
         return json_body(request, {"released": True})
 
     @app.route("/status", methods=_READ, strict_slashes=False)
     @_for_callers
     def status(self, request: Request, caller: Caller) -> Answer:
-        """List every service with its live instances."""
-        live = self._desk.live()
+        """List every service that the caller may use with those live instances that they may see.
+
+        How the operator has set up a service is not for users.
+        """
+        live = [r for r in self._desk.live() if may_have(r, caller)]
         return json_body(
             request,
             [
                 {
                     "name": name,
                     "count": offer.spec.count,
-                    "common_options": offer.spec.options,
+                    "common_options": offer.spec.options if caller.operator else {},
                     "instances": [_instance(r) for r in live if r.service == name],
                 }
                 for name, offer in self._desk.offers.items()
+                if caller.operator or may_use(offer.spec, caller)
             ],
         )
 
@@ -152,7 +165,7 @@ class Api:
     @_for_callers
     def status_view(self, request: Request, caller: Caller) -> Any:
         """Show the status to people."""
-        return self._status_page(request, self._desk)
+        return self._status_page(request, self._desk, caller)
 
     @app.route("/stop", methods=_CHANGE, strict_slashes=False)
     @_changes
@@ -163,6 +176,7 @@ class Api:
         Without a security token only this machine may.
         """
         self._check_page(request, caller)
+        check_operator(caller)
         if not caller.trusted and not is_local(request, self._proxies):
             raise Forbidden("without a security token only this machine may stop the server")
         request.notifyFinish().addBoth(lambda _: self._stop())
@@ -173,11 +187,7 @@ class Api:
         """Answer a deliberate failure."""
         error = failure.value
         assert isinstance(error, WSServerError)
-        if error.retry_after is not None:
-            request.setHeader("Retry-After", str(error.retry_after))
-        if error.http_status == 401:
-            request.setHeader("WWW-Authenticate", "Bearer")
-        return error_body(request, error.http_status, type(error).__name__, str(error))
+        return refusal(request, error, self._doorkeeper.identity.challenges)
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def not_routed(self, request: Request, failure: Failure) -> Answer:
@@ -195,12 +205,20 @@ class Api:
         _log.failure("a request failed", failure=failure)
         return error_body(request, 500, "InternalError", "internal error")
 
-    def _caller(self, request: Request) -> Caller:
-        given = _fields(request).get("security_token")
-        scheme, _, bearer = (request.getHeader("authorization") or "").partition(" ")
-        if given is None and scheme.lower() == "bearer":
-            given = bearer.strip()
-        return identify(given, self._security_token)
+    def _acting(self, caller: Caller, options: dict[str, str]) -> Caller:
+        """Return who a reservation is for; take the fields that say so out of its options.
+
+        Where ``act_for_users`` is off they are options as any other.
+        """
+        if not self._act_for_users or options.keys().isdisjoint({"user", "groups"}):
+            return caller
+        if not caller.trusted:
+            raise Forbidden("user and groups: the security token is needed to act for others")
+        user, groups = options.pop("user", None), options.pop("groups", None)
+        return caller.acting_for(
+            None if user is None else checked_name(user),
+            None if groups is None else split_groups(groups),
+        )
 
     def _check_page(self, request: Request, caller: Caller) -> None:
         """Refuse pages of foreign origins, unless they show the security token.
@@ -239,6 +257,7 @@ def _instance(reservation: Reservation) -> dict[str, Any]:
     return {
         "index": reservation.index,
         "token": reservation.token,
+        "user": reservation.user,
         "timestamp": reservation.timestamp,
         "options": dict(reservation.options),
         "state": reservation.phase.value,
@@ -246,6 +265,10 @@ def _instance(reservation: Reservation) -> dict[str, Any]:
         "progress": reservation.progress,
         "steps": list(reservation.steps),
     }
+
+
+def _shown(request: Request) -> Credentials:
+    return shown_by(request, _fields(request).get("security_token"))
 
 
 def _fields(request: Request) -> dict[str, str]:

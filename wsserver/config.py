@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from wsserver.errors import ConfigError
 from wsserver.forwarded import Proxies
+from wsserver.logins import Logins, login_problems
 from wsserver.options import Rule, resolve
 from wsserver.origins import Origins
 
@@ -132,7 +133,7 @@ class Limits(BaseModel):
     max_reservations_per_address: Number = 100
 
 
-class Settings(Deadlines, Limits):
+class Settings(Deadlines, Limits, Logins):
     """Everything of the command line that is not the service file itself.
 
     A port of 0 is any free one.  ``ws_port`` None shares the HTTP port; -1 is no
@@ -376,6 +377,9 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
             Origins([origin])
         except ValueError as error:
             yield f"settings.allowed_origins: {error}"
+    yield from login_problems(
+        settings, bool(settings.trusted_proxies), settings.security_token is not None
+    )
     if (settings.key is not None) and settings.cert is None:
         yield "settings.key: needs cert as well"
     if settings.http_port == -1 and settings.ws_port in (None, -1):

@@ -124,9 +124,14 @@ class Desk(Service):
         return self._promised[token]
 
     def reserve(
-        self, name: str, options: Mapping[str, str], client: str = "", for_many: bool = False
+        self,
+        name: str,
+        options: Mapping[str, str],
+        client: str = "",
+        for_many: bool = False,
+        user: str | None = None,
     ) -> Reservation:
-        """Reserve an instance of a service for the client of that address.
+        """Reserve an instance of a service for the client of that address, and that user.
 
         One that reserves ``for_many`` may have any number of unused reservations.
 
@@ -149,7 +154,7 @@ class Desk(Service):
             check_unused(self._limits, live, client, now, self.timeout)
         index = registry.admit(offer.spec, live, now, self.timeout)
         reservation = Reservation(
-            self._mint(), name, index, dict(options), now, self._wall(), client=client
+            self._mint(), name, index, dict(options), now, self._wall(), client=client, user=user
         )
         self._promised[reservation.token] = offer
         self._put(reservation)

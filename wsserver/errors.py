@@ -44,7 +44,7 @@ class BadRequest(WSServerError):
 
 
 class Unauthorized(WSServerError):
-    """The security token is missing or wrong."""
+    """Nothing shows who asks, or what is shown is wrong."""
 
     http_status = 401
     close_code = 4401
@@ -96,6 +96,13 @@ class TooMany(WSServerError):
 
     http_status = 429
     close_code = 4429
+
+
+class TooManyFailures(TooMany):
+    """Too many wrong secrets came from an address; it has to wait, in seconds."""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__("too many failures, wait before you try again", retry_after=wait)
 
 
 class Released(WSServerError):

@@ -1,8 +1,8 @@
 """The events door: what becomes of a reservation, told as it happens, to who has its token.
 
 ``GET /wsserver/events/TOKEN`` answers with server-sent events (HTML standard, section
-9.2).  Each message is a whole snapshot, so that a slow or a late reader misses nothing
-that still counts.
+9.2), unless the token is bound to somebody else.  Each message is a whole snapshot, so
+that a slow or a late reader misses nothing that still counts.
 """
 
 from __future__ import annotations
@@ -11,22 +11,29 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from wsserver.desk import Desk
-from wsserver.errors import NoSuchToken
+from wsserver.doorkeeper import Doorkeeper
+from wsserver.errors import WSServerError
 from wsserver.lifecycle import Reservation
-from wsserver.replies import error_body
+from wsserver.provenance import shown_by
+from wsserver.replies import error_body, refusal
 
 #: The most streams of one token.
 MAX_STREAMS = 8
 #: How often a silent stream says that it lives, in seconds: below the 60 s of nginx.
 KEEP_ALIVE = 20.0
+
+_log = Logger(namespace="wsserver.events")
 
 
 class Events(Resource):
@@ -34,32 +41,47 @@ class Events(Resource):
 
     isLeaf = True
 
-    def __init__(self, desk: Desk, clock: IReactorTime) -> None:
+    def __init__(self, desk: Desk, doorkeeper: Doorkeeper, clock: IReactorTime) -> None:
         super().__init__()
         self._desk = desk
+        self._doorkeeper = doorkeeper
         self._clock = clock
         self._streams: dict[str, list[Stream]] = {}
         desk.watch(self._changed)
 
-    def render_GET(self, request: Any) -> bytes | int:
+    def render_GET(self, request: Any) -> int:
         """Begin a stream with the present state of the reservation."""
+        begun = Deferred.fromCoroutine(self._begin(request))
+        request.notifyFinish().addErrback(lambda _: begun.cancel())
+        begun.addErrback(self._refused, request)
+        return NOT_DONE_YET
+
+    async def _begin(self, request: Any) -> None:
         token = b"/".join(request.postpath or []).decode("utf-8", "replace")
-        try:
-            reservation = self._desk.find(token)
-        except NoSuchToken as error:
-            return error_body(request, error.http_status, "NoSuchToken", str(error))
+        await self._doorkeeper.check_holder(token, shown_by(request))
+        reservation = self._desk.find(token)
         if len(self._streams.get(token, [])) >= MAX_STREAMS:
-            return error_body(request, 429, "TooManyStreams", "too many streams of this token")
+            _end(request, error_body(request, 429, "TooManyStreams", "too many streams of a token"))
+            return
         request.setHeader("Content-Type", "text/event-stream")
         request.setHeader("Cache-Control", "no-store")
         # nginx would keep the events back to send more of them at once.
         request.setHeader("X-Accel-Buffering", "no")
         if request.method == b"HEAD":
-            return b""
+            request.finish()
+            return
         stream = Stream(request, self._clock, lambda: self._forget(token, stream))
         self._streams.setdefault(token, []).append(stream)
         stream.tell(_snapshot(reservation))
-        return NOT_DONE_YET
+
+    def _refused(self, failure: Failure, request: Any) -> None:
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if not isinstance(error, WSServerError):
+            _log.failure("a stream could not begin", failure=failure)
+            error = WSServerError("internal error")
+        _end(request, refusal(request, error, self._doorkeeper.identity.challenges))
 
     def close(self) -> None:
         """End every stream."""
@@ -134,6 +156,13 @@ class Stream:
         if self._alive.running:
             self._alive.stop()
         self._on_end()
+
+
+def _end(request: Request, body: bytes) -> None:
+    request.setHeader("Content-Length", str(len(body)))
+    if request.method != b"HEAD":
+        request.write(body)
+    request.finish()
 
 
 def _snapshot(reservation: Reservation) -> bytes:

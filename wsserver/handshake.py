@@ -5,12 +5,13 @@ Autobahn speaks it (RFC 6455, section 4).  URLs and refusals: contract.md, "Webs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from wsserver.admission import Visit
 from wsserver.arrivals import refusal_of
 from wsserver.errors import BadRequest, WSServerError
+from wsserver.identity import Credentials
 from wsserver.logs import log_request
 from wsserver.origins import Asked
 
@@ -38,17 +40,29 @@ class Handshake(WebSocketServerProtocol):
 
     _refusal: WSServerError | None = None
     _visit: Visit | None = None
+    #: What decides on the request; it takes a while where a password has to be checked.
+    _decision: Deferred[str | None] | None = None
 
     def claim(self, token: str | None, socket_name: str | None) -> None:
         """Accept what the query asks for, or raise a WSServerError."""
         raise NotImplementedError
 
-    def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Refuse with a real HTTP status a page of a foreign origin, and where the claim fails."""
+    def onConnect(self, request: ConnectionRequest) -> Deferred[str | None]:
+        """Refuse with a real HTTP status foreign pages, who may not use a token, failed claims."""
+        self._decision = Deferred.fromCoroutine(self._decide(request))
+        return self._decision
+
+    async def _decide(self, request: ConnectionRequest) -> str | None:
         try:
             self._admit(request.headers)
             self.factory.origins.check_websocket(self._asked(request.headers))
-            self.claim(*_query(self.http_request_uri))
+            token, socket_name = _query(self.http_request_uri)
+            if token is not None and self.factory.doorkeeper is not None:
+                await self.factory.doorkeeper.check_holder(token, self._shown(request.headers))
+            self.claim(token, socket_name)
+        except CancelledError:
+            # Nobody is there any more to read it.
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST, "the client has gone") from None
         except WSServerError as error:
             self._refusal = error
             raise ConnectionDeny(error.http_status, str(error)) from error
@@ -72,7 +86,8 @@ class Handshake(WebSocketServerProtocol):
             raise refusal
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone, and counts no more."""
+        """The connection is gone: it counts no more, and nobody is let in any more."""
+        self._give_up()
         if self._visit is not None:
             self._visit.end()
         super().connectionLost(reason)
@@ -81,6 +96,13 @@ class Handshake(WebSocketServerProtocol):
         peer = self.transport.getPeer()
         told = self.factory.proxies.host(peer.host, headers.get("x-forwarded-host"))
         return Asked(told or headers.get("host"), headers.get("origin"))
+
+    def _shown(self, headers: Mapping[str, str]) -> Credentials:
+        def values(name: str) -> Sequence[str]:
+            # Autobahn joins what stands twice, with a comma: that is no name that anybody has.
+            return [headers[name.lower()]] if name.lower() in headers else []
+
+        return Credentials(self.transport.getPeer().host, self.client, values)
 
     def sendHttpErrorResponse(
         self,
@@ -94,6 +116,9 @@ class Handshake(WebSocketServerProtocol):
         headers += [("Content-Length", str(len(body))), ("Connection", "close")]
         if self._refusal is not None and self._refusal.retry_after is not None:
             headers.append(("Retry-After", str(self._refusal.retry_after)))
+        if code == 401:
+            challenges = self.factory.doorkeeper.identity.challenges
+            headers += [("WWW-Authenticate", challenge) for challenge in challenges]
         phrase = "".join(c if c.isprintable() else " " for c in reason)
         lines = [f"HTTP/1.1 {code} {phrase}", *(f"{k}: {v}" for k, v in headers), "", ""]
         self.sendData("\r\n".join(lines).encode() + body)
@@ -101,14 +126,28 @@ class Handshake(WebSocketServerProtocol):
         log_request(client, "GET", getattr(self, "http_request_uri", "-"), code, len(body))
 
     def _dataReceived(self, data: bytes) -> None:
-        """Bound the request head, which Autobahn does not."""
+        """Bound the request head, which Autobahn does not, and what comes before its answer."""
         if self.state == self.STATE_CONNECTING:
+            if self._decision is not None and not self._decision.called:
+                self._keep(data)
+                return
             head = self.data + data[: HEAD_BYTES + 4]
             end = head.find(b"\r\n\r\n")
             if end > HEAD_BYTES or (end < 0 and len(head) > HEAD_BYTES):
                 self.failHandshake("the request head is too large", 431)
                 return
         super()._dataReceived(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what comes before the answer: Autobahn would take it for a second request."""
+        self.data += data
+        if len(self.data) > HEAD_BYTES:
+            self.transport.abortConnection()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._decision is not None:
+            self._decision.cancel()
 
 
 def _query(uri: str) -> tuple[str | None, str | None]:

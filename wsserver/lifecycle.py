@@ -81,7 +81,7 @@ class Reservation:
     wall clock at the reservation, in seconds since the epoch.  ``steps`` are the lines
     that the script reported, the last ``MAX_STEPS`` of them; ``credentials`` are for the
     holder of the token alone.  ``client`` is the address that reserved it, and once it is
-    used the address of its first websocket.
+    used the address of its first websocket; ``user`` is who it was made for, if that is known.
     """
 
     token: str
@@ -96,6 +96,7 @@ class Reservation:
     steps: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     client: str = ""
+    user: str | None = None
 
     @property
     def progress(self) -> str:

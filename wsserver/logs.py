@@ -21,7 +21,7 @@ from twisted.logger import (
 _SECRETS = re.compile(
     r"""(?ix)
     ( \b(?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/
-    | /wsserver/events/ | \bbearer[ ] )
+    | /wsserver/events/ | \bbearer[ ] | \bbasic[ ](?=[A-Za-z0-9+/]{6}) )
     [^&\s"'<>)]+"""
 )
 

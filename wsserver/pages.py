@@ -15,6 +15,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.static import File
 from twisted.web.template import Element, Tag, XMLFile, flattenString, renderer, tags
 
+from wsserver.access import Caller, may_have, may_use
 from wsserver.desk import Desk
 from wsserver.lifecycle import Phase, Reservation
 
@@ -132,9 +133,10 @@ class StatusPage(Element):
 
     loader = XMLFile(FilePath(str(WEB / "status.xml")))
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, caller: Caller) -> None:
         super().__init__()
         self._desk = desk
+        self._caller = caller
 
     @renderer
     def summary(self, request: IRequest, tag: Tag) -> Tag:
@@ -147,8 +149,11 @@ class StatusPage(Element):
         """Fill a row for each instance, or one for a service without any."""
         live = self._desk.live()
         for name, offer in self._desk.offers.items():
-            mine = [r for r in live if r.service == name]
-            used = f"{len(mine)} of {offer.spec.count}"
+            if not (self._caller.operator or may_use(offer.spec, self._caller)):
+                continue
+            taken = [r for r in live if r.service == name]
+            used = f"{len(taken)} of {offer.spec.count}"
+            mine = [r for r in taken if may_have(r, self._caller)]
             for number, reservation in enumerate(mine):
                 first = "first" if number == 0 else ""
                 yield tag.clone().fillSlots(service=name, used=used, **_cells(reservation, first))
@@ -158,10 +163,11 @@ class StatusPage(Element):
                     service=name,
                     used=used,
                     index="",
-                    state=offer.unavailable or "free",
+                    state=offer.unavailable or ("none of yours" if taken else "free"),
                     iso="",
                     since="",
                     client="",
+                    user="",
                     options="",
                     action="",
                 )
@@ -179,6 +185,7 @@ def _cells(reservation: Reservation, first: str) -> dict[str, Any]:
         "iso": made.isoformat(),
         "since": made.strftime("%H:%M UTC"),
         "client": reservation.client,
+        "user": reservation.user or "",
         "options": ", ".join(f"{k}={v}" for k, v in reservation.options.items()),
         "action": "" if ending else button,
     }
@@ -198,9 +205,9 @@ def _state(reservation: Reservation) -> str:
     return f"{word}: {detail}" if detail else word
 
 
-def status_page(request: Request, desk: Desk) -> Deferred[bytes]:
-    """Render the status page."""
+def status_page(request: Request, desk: Desk, caller: Caller) -> Deferred[bytes]:
+    """Render the status page with what the caller may see."""
     page_headers(request)
     request.setHeader("Cache-Control", "no-store")
-    html = flattenString(cast(IRequest, request), StatusPage(desk))
+    html = flattenString(cast(IRequest, request), StatusPage(desk, caller))
     return html.addCallback(lambda body: b"<!DOCTYPE html>\n" + body)

@@ -1,12 +1,14 @@
-"""Where an HTTP request comes from: from which web page, and from which machine."""
+"""Where an HTTP request comes from: which web page, which machine, and who it is from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 from twisted.web.http import Request
 
 from wsserver.forwarded import Proxies
+from wsserver.identity import Credentials
 from wsserver.origins import Asked
 
 
@@ -27,6 +29,17 @@ def is_local(request: Request, proxies: Proxies) -> bool:
     peer = proxies.client(request.client.host, None)
     named = any(header(request, name) for name in ("forwarded", "x-forwarded-for"))
     return ip_address(peer).is_loopback and not named and not proxies.trusts(peer)
+
+
+def shown_by(request: Request, security_token: str | None = None) -> Credentials:
+    """Return what shows who sends a request; ``security_token`` is that field of its query."""
+
+    def values(name: str) -> Sequence[str]:
+        found = request.requestHeaders.getRawHeaders(name.encode(), [])
+        return [value.decode("latin-1") for value in found]
+
+    client = request.getClientAddress().host  # type: ignore[no-untyped-call]
+    return Credentials(request.client.host, client, values, security_token)
 
 
 def header(request: Request, name: str) -> str | None:

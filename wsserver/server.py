@@ -25,6 +25,7 @@ from wsserver.arrivals import Arrivals
 from wsserver.channel import HTTPSite
 from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
+from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
 from wsserver.forwarded import Proxies
@@ -36,6 +37,7 @@ from wsserver.process import files_in_use
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
 from wsserver.site import Root
+from wsserver.sources import Files, Sources, read_files
 from wsserver.store import MemoryStore
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
@@ -80,6 +82,10 @@ class Server(MultiService):
         self.desk.setServiceParent(self)
         self.proxies = Proxies(settings.trusted_proxies)
         self.admission = Admission(settings.max_connections_per_address, files_in_use)
+        self.sources = Sources(reactor, settings, self.proxies)
+        self.sources.setServiceParent(self)
+        identity = self.sources.identity(read_files(settings))
+        self.doorkeeper = Doorkeeper(self.desk, identity, settings.bind_user)
         self.tunnels = TunnelFactory(
             reactor,
             self.sessions.join,
@@ -90,10 +96,18 @@ class Server(MultiService):
             self.proxies,
             origins,
             self.admission,
+            self.doorkeeper,
         )
-        stop = stop or self.stopService
-        self.api = Api(self.desk, stop, status_page, settings.security_token, origins, self.proxies)
-        self.events = Events(self.desk, reactor)
+        self.api = Api(
+            self.desk,
+            self.doorkeeper,
+            stop or self.stopService,
+            status_page,
+            settings.act_for_users,
+            origins,
+            self.proxies,
+        )
+        self.events = Events(self.desk, self.doorkeeper, reactor)
         root = Root(
             Shared(self.api.app.resource(), origins),
             self.events,
@@ -133,7 +147,7 @@ class Server(MultiService):
         self._warn()
 
     def reload(self) -> Deferred[None]:
-        """Read service file, scripts and certificate again, for what is new from now on.
+        """Read service file, scripts, users, keys and certificate again, for what is new.
 
         Where anything is wrong, all stays as it is, and the log tells why.  Live sessions
         and reservations keep what they were made with.
@@ -142,8 +156,8 @@ class Server(MultiService):
 
     async def _reload(self) -> None:
         try:
-            offers = await deferToThreadPool(
-                self._reactor, self._threads, offers_of, self._settings
+            offers, files = await deferToThreadPool(
+                self._reactor, self._threads, _read_all, self._settings
             )
             if self._tls is not None:
                 self._tls.reload()
@@ -152,6 +166,7 @@ class Server(MultiService):
             _log.error("not reloaded, all stays as it is: {why}", why="; ".join(problems))
             return
         self._offers = self.desk.offers = offers
+        self.doorkeeper.identity = self.sources.identity(files)
         self._threads.change(sum(offer.spec.count for offer in offers.values()))
         _log.info("reloaded: offers {what}", what=self._offered())
         self._warn()
@@ -253,7 +268,7 @@ class Server(MultiService):
         for name, offer in self._offers.items():
             if offer.unavailable is not None:
                 _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
-            if offer.spec.groups and self._settings.security_token is None:
+            if offer.spec.groups and not self.doorkeeper.identity.sources:
                 _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
 
 
@@ -289,6 +304,10 @@ def offers_of(settings: Settings) -> dict[str, Offer]:
     folder = path.parent if path is not None else Path()
     specs = list(_read(path).values()) if path is not None else []
     return load_offers([*specs, *_local_sessions(settings.local_session)], folder)
+
+
+def _read_all(settings: Settings) -> tuple[dict[str, Offer], Files]:
+    return offers_of(settings), read_files(settings)
 
 
 def _read(path: Path) -> dict[str, ServiceSpec]:

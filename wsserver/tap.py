@@ -23,6 +23,7 @@ from wsserver.logs import observer
 from wsserver.offers import Offer
 from wsserver.process import prepare, raise_file_limit, settle
 from wsserver.server import Server, check_directory, offers_of
+from wsserver.sources import read_files
 from wsserver.tls import context_factory
 from wsserver.tryout import try_service
 
@@ -46,6 +47,23 @@ _LIMITS = {
     "max_sessions": "most sessions of all services, reserved ones included; any number",
     "max_connections_per_address": "most connections of one client; 1000",
     "max_reservations_per_address": "most unused reservations of one client; 100",
+}
+
+#: Who can log in and how (docs/identity.md): help, form, kind.
+_LOGINS: dict[str, tuple[str, str, type]] = {
+    "user_header": ("header in which a trusted proxy names the user", "HEADER", str),
+    "groups_header": ("header in which it names their groups, with commas", "HEADER", str),
+    "jwt_keys": ("keys that sign tokens of users: PEM or JWKS, file or URL", "WHERE", str),
+    "jwt_secret_file": ("file with the secret that signs tokens of users", "FILE", str),
+    "jwt_audience": ("name of this server in such tokens", "NAME", str),
+    "jwt_issuer": ("who must have made them", "NAME", str),
+    "jwt_leeway": ("how far clocks may differ; 30", "SECONDS", float),
+    "jwt_user_claim": ("what names the user; sub", "CLAIM", str),
+    "jwt_groups_claim": ("what names their groups; groups", "CLAIM", str),
+    "htpasswd": ("users with bcrypt passwords", "FILE", str),
+    "htgroup": ("their groups", "FILE", str),
+    "failure_limit": ("wrong secrets of an address until it has to wait; 5", "COUNT", int),
+    "failure_memory": ("how long it has to wait; 300", "SECONDS", float),
 }
 
 _log = Logger(namespace="wsserver")
@@ -90,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--allowed_origins", action="append", metavar="ORIGIN",
         help="web pages of other hosts that may use websockets and REST, "
         "such as https://app.example; * for all; may be given several times")  # fmt: skip
+    for name, (what, metavar, kind) in _LOGINS.items():
+        add(f"--{name}", metavar=metavar, type=kind, help=what)
+    add("--bind_user", action="store_true", help="a reservation is of use to its own user alone")
+    add("--act_for_users", action="store_true",
+        help="reserve takes user and groups from who holds the security token")  # fmt: skip
     add("--client_hostname", metavar="HOST", help="where websockets without token go")
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
     add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")
@@ -236,6 +259,7 @@ def _from_file(path: str) -> Mapping[str, Any]:
 def _checked(settings: Settings) -> str:
     """Return what --check says of sound settings, or raise ConfigError."""
     check_directory(settings.http_directory)
+    read_files(settings)
     if settings.cert is not None:
         context_factory(settings.cert, settings.key)
     lines = [

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
-from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from wsserver.admission import Admission
 from wsserver.config import Deadlines
 from wsserver.connect import Address, ServiceEnd, connect
+from wsserver.doorkeeper import Doorkeeper
 from wsserver.drain import Drain
 from wsserver.errors import (
     BadRequest,
@@ -95,13 +95,8 @@ class Tunnel(Handshake):
             self._session = self.factory.join(token, self)
         elif self.factory.basic is None:
             raise BadRequest("a token is needed")
-
-    def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Claim, and be counted."""
-        subprotocol = super().onConnect(request)
         self.factory.tunnels.add(self)
         self.factory.opening.add(self)
-        return subprotocol
 
     # -- from the handshake to the joined tunnel
 
@@ -333,7 +328,7 @@ class TunnelFactory(WebSocketServerFactory):
     ``join`` claims a token; ``basic`` is where connections without one go, if anywhere;
     ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0
     for none; ``proxies`` know who asks; ``origins`` are the pages that may connect, those
-    of our own host by default.
+    of our own host by default; ``doorkeeper`` knows whose a token is, if it is anybody's.
     """
 
     protocol = Tunnel
@@ -350,6 +345,7 @@ class TunnelFactory(WebSocketServerFactory):
         proxies: Proxies = Proxies(),  # noqa: B008  (never changed)
         origins: Origins = Origins(),  # noqa: B008  (never changed)
         admission: Admission | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
@@ -359,6 +355,7 @@ class TunnelFactory(WebSocketServerFactory):
         self.proxies = proxies
         self.origins = origins
         self.admission = admission or Admission()
+        self.doorkeeper = doorkeeper
         self.tunnels: set[Tunnel] = set()
         #: Those whose connection to the service is yet to come.
         self.opening: set[Tunnel] = set()

@@ -1,0 +1,177 @@
+"""Who sends a request, as the sources together tell."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes import Shows
+from wsserver.access import ANYBODY, APPLICATION, Caller
+from wsserver.errors import BadRequest, TooManyFailures, Unauthorized, WSServerError
+from wsserver.failures import Failures
+from wsserver.identity import (
+    Credentials,
+    Identity,
+    ProxyHeaders,
+    SecurityToken,
+    Source,
+    split_groups,
+)
+
+PROXY = "10.0.0.1"
+
+
+def shown(
+    peer: str = "192.0.2.1", token: str | None = None, **headers: str | list[str]
+) -> Credentials:
+    """What a request shows; a list is a header that stands several times."""
+
+    def values(name: str) -> list[str]:
+        found = headers.get(name.replace("-", "_"), [])
+        return [found] if isinstance(found, str) else found
+
+    return Credentials(peer, peer, values, token)
+
+
+class IdentityCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.failures = Failures(lambda: 0.0, limit=3)
+
+    def sources(self) -> list[Source]:
+        return [
+            SecurityToken("sesame", self.failures),
+            Shows(alice=Caller(user="alice")),
+            ProxyHeaders(lambda peer: peer == PROXY, "X-User", "X-Groups"),
+        ]
+
+    def ask(self, given: Credentials, *sources: Source) -> Caller:
+        identity = Identity(sources or self.sources(), self.failures)
+        caller: Caller = self.successResultOf(Deferred.fromCoroutine(identity.caller(given)))
+        return caller
+
+    def refusal(self, given: Credentials, *sources: Source) -> WSServerError:
+        identity = Identity(sources or self.sources(), self.failures)
+        asked = Deferred.fromCoroutine(identity.caller(given))
+        error: WSServerError = self.failureResultOf(asked, WSServerError).value
+        return error
+
+
+class CombinationTests(IdentityCase):
+    def test_no_source(self) -> None:
+        """Where nobody can prove who they are, everybody is an operator, whatever they show."""
+        identity = Identity([], self.failures)
+        for given in (shown(), shown(token="x"), shown(Authorization="Basic x")):
+            asked = Deferred.fromCoroutine(identity.caller(given))
+            self.assertEqual(self.successResultOf(asked), ANYBODY)
+        self.assertEqual(identity.challenges, [])
+
+    def test_each(self) -> None:
+        """Each source knows its own."""
+        self.assertEqual(self.ask(shown(token="sesame")), APPLICATION)
+        self.assertEqual(self.ask(shown(X_Caller="alice")).user, "alice")
+        self.assertEqual(self.ask(shown(PROXY, X_User="bob")).user, "bob")
+
+    def test_nothing(self) -> None:
+        """Who shows nothing is not let in."""
+        self.assertIsInstance(self.refusal(shown()), Unauthorized)
+
+    def test_wrong(self) -> None:
+        """What is shown and wrong is refused, whatever else is shown."""
+        for given in (
+            shown(PROXY, token="wrong", X_User="bob"),
+            shown(PROXY, Authorization="Bearer wrong", X_User="bob"),
+            shown(token="wrong", Authorization="Bearer sesame"),
+        ):
+            self.failures = Failures(lambda: 0.0)
+            self.assertIsInstance(self.refusal(given), Unauthorized)
+            self.assertEqual(len(self.failures), 1)
+
+    def test_guessing(self) -> None:
+        """After some failures no secret of that address is looked at; others are served."""
+        for _ in range(3):
+            self.refusal(shown(token="wrong"))
+        for given in (shown(token="sesame"), shown(Authorization="Bearer sesame")):
+            self.assertIsInstance(self.refusal(given), TooManyFailures)
+        self.assertEqual(self.ask(shown("192.0.2.2", token="sesame")), APPLICATION)
+        # Who shows no secret cannot guess.
+        self.assertEqual(self.ask(shown(X_Caller="alice")).user, "alice")
+
+    def test_challenges(self) -> None:
+        """What a 401 says to browsers: each way to log in, once."""
+        identity = Identity([*self.sources(), *self.sources()], self.failures)
+        self.assertEqual(identity.challenges, ["Bearer", "Test", 'Proxy realm="wsserver"'])
+
+
+class SecurityTokenTests(IdentityCase):
+    def test_places(self) -> None:
+        """It stands in the query, or is a bearer token; the query counts first."""
+        for given in (
+            shown(token="sesame"),
+            shown(Authorization="Bearer sesame"),
+            shown(Authorization="bearer  sesame "),
+            shown(token="sesame", Authorization="Bearer wrong"),
+        ):
+            self.assertEqual(self.ask(given), APPLICATION)
+
+    def test_wrong(self) -> None:
+        """A wrong one is a failure, and is not told back."""
+        for given in ("", "Sesame", "sesame ", "s\udc80"):
+            self.failures = Failures(lambda: 0.0)
+            error = self.refusal(shown(token=given))
+            self.assertEqual(str(error), "wrong security token")
+            self.assertEqual(len(self.failures), 1)
+
+    def test_not_alone(self) -> None:
+        """Another bearer token may be of another kind; in the query there are no others."""
+        source = SecurityToken("sesame", self.failures, alone=False)
+        identified = Deferred.fromCoroutine(source.identify(shown(Authorization="Bearer other")))
+        self.assertIsNone(self.successResultOf(identified))
+        self.assertIsInstance(self.refusal(shown(token="other"), source), Unauthorized)
+
+    def test_other_schemes(self) -> None:
+        """Credentials of another scheme are not for this source."""
+        self.assertIn("log in", str(self.refusal(shown(Authorization="Basic sesame"))))
+        self.assertEqual(len(self.failures), 0)
+
+
+class ProxyHeadersTests(IdentityCase):
+    def test_user_and_groups(self) -> None:
+        """User and groups are what the proxy says, in UTF-8."""
+        for groups, expected in (("a, b,,c ", {"a", "b", "c"}), ("", set()), ("x y", {"x y"})):
+            caller = self.ask(shown(PROXY, X_User="j\xc3\xbcrgen", X_Groups=groups))
+            self.assertEqual((caller.user, caller.groups), ("jürgen", expected))
+            self.assertFalse(caller.operator or caller.trusted)
+
+    def test_anybody_else(self) -> None:
+        """From anybody but the proxy the headers say nothing."""
+        given = shown("192.0.2.1", X_User="bob", X_Groups="admins")
+        self.assertIn("log in", str(self.refusal(given)))
+        self.assertEqual(self.ask(shown(X_User="bob", X_Caller="alice")).user, "alice")
+
+    def test_no_user(self) -> None:
+        """A proxy that names nobody vouches for nobody."""
+        for given in (shown(PROXY), shown(PROXY, X_User=""), shown(PROXY, X_Groups="admins")):
+            self.assertIsInstance(self.refusal(given), Unauthorized)
+
+    def test_no_groups(self) -> None:
+        """Without a groups header there are users alone."""
+        source = ProxyHeaders(lambda peer: True, "X-User")
+        caller = self.ask(shown(X_User="bob", X_Groups="admins"), source)
+        self.assertEqual((caller.user, caller.groups), ("bob", frozenset()))
+
+    def test_ambiguous(self) -> None:
+        """A header that stands twice, for one may be the client's own, is refused."""
+        for given in (
+            shown(PROXY, X_User=["root", "bob"]),
+            shown(PROXY, X_User="bob", X_Groups=["admins", "guests"]),
+            shown(PROXY, X_User="b\xff"),
+            shown(PROXY, X_User="b\x1bob"),
+            shown(PROXY, X_User="b" * 257),
+            shown(Authorization=["Bearer sesame", "Bearer sesame"]),
+        ):
+            self.assertIsInstance(self.refusal(given), BadRequest)
+
+    def test_split_groups(self) -> None:
+        """A list of groups has commas; names are names."""
+        self.assertEqual(split_groups(" a,b , ,"), {"a", "b"})
+        self.assertRaises(BadRequest, split_groups, "a,b\0")

@@ -57,6 +57,31 @@ class Threads:
         function(*args)
 
 
+class FakeFamily:
+    """Processes that end when they are told to; what is still left is told in turn before."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+        self.left: list[list[str]] = []
+        self.failures = 0
+
+    def end(self, patience: float, told: Callable[[list[str]], object]) -> None:
+        """End, for the time being."""
+        self._end("end", told)
+
+    def close(self, patience: float, told: Callable[[list[str]], object]) -> None:
+        """End for good."""
+        self._end("close", told)
+
+    def _end(self, how: str, told: Callable[[list[str]], object]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("can't start new thread")
+        self.ends.append(how)
+        while self.left:
+            told(self.left.pop(0))
+
+
 class FakeScript(RemoteServiceScript):
     """Starts nothing.  `reply` is what `start` returns, or raises; `says` is its progress."""
 
@@ -211,7 +236,7 @@ class FakeInstance:
         self.stops = 0
         self.starting: Deferred[Any] = Deferred()
         self.stopping: Deferred[None] = Deferred()
-        self.hang: Callable[[], None] = lambda: None
+        self.hang: Callable[[str], None] = lambda reason: None
 
     def start(self) -> Deferred[Any]:
         """Begin to start; `starting` is fired by hand."""
@@ -230,7 +255,7 @@ class FakeInstance:
         """Note that the log says that it ended by itself."""
         self.logged.append("ended")
 
-    def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
+    def stop(self, on_hung: Callable[[str], None]) -> Deferred[None]:
         """Begin to stop; `stopping` is fired by hand, and `hang` tells that it hangs."""
         self.stops += 1
         self.hang = on_hung

@@ -221,6 +221,7 @@ class OpenApiTests(ApiCase):
                         "client": "192.0.2.7",
                         "progress": "queued",
                         "steps": ["queued"],
+                        "held": "",
                     }
                 ],
             },

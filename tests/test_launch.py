@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fakes import ADDRESS, FakeScript, Threads, Workshop, make_offer, wait_until
+from tests.fakes import ADDRESS, FakeFamily, FakeScript, Threads, Workshop, make_offer
 from wsserver.errors import BadRequest, ServiceFailed, StartTimeout, WSServerError
-from wsserver.launch import DEFAULT_SOCKET, MAX_THREADS, Instance, Launcher, ScriptThreads
+from wsserver.launch import DEFAULT_SOCKET, RETRY, Instance, Launcher
 from wsserver.offers import Script
 
 SECRET = "password is hunter2"
@@ -56,18 +55,22 @@ class LaunchTestCase(SynchronousTestCase):
         self.threads = Threads()
         self.said: list[str] = []
         self.shared: list[Any] = []
-        self.hangs: list[float] = []
+        self.hangs: list[tuple[float, str]] = []
+        self.family = FakeFamily()
 
     def instance(self, workshop: Workshop | None = None, create: Any = None) -> Instance:
         """Prepare an instance whose start may take 30 seconds, and its stop 10."""
         self.workshop = workshop or Workshop()
-        launcher = Launcher(self.clock, self.threads.run, self.threads.call_from_thread)
+        self.workshop.attributes["family"] = self.family
+        launcher = Launcher(
+            self.clock, self.threads.run, self.threads.run, self.threads.call_from_thread
+        )
         script = Script(create or self.workshop.create)
         offer = make_offer(script=script, options={"a": 1}, start_timeout=30.0, stop_timeout=10.0)
         return launcher.prepare(offer, 1, {"b": "2"}, self.said.append, self.shared.append)
 
     def stop(self, instance: Instance) -> Deferred[None]:
-        return instance.stop(lambda: self.hangs.append(self.clock.seconds()))
+        return instance.stop(lambda what: self.hangs.append((self.clock.seconds(), what)))
 
     def failed_start(self, workshop: Workshop | None = None, create: Any = None) -> tuple[str, str]:
         """Let a start fail; return the public message, and what was logged."""
@@ -193,7 +196,7 @@ class FailedStartTests(LaunchTestCase):
         # The output is read for the log before the stop.
         self.threads.finish()
         self.assertEqual(self.workshop.last.stops, 0)
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(d)
         self.assertEqual(self.workshop.last.stops, 1)
 
@@ -248,7 +251,7 @@ class TimeoutTests(LaunchTestCase):
         stopped = self.stop(instance)
         self.assertEqual(self.threads.jobs, [])
         deliver()
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(stopped)
         self.assertEqual((self.workshop.last.stops, self.hangs), (1, []))
         self.assert_no_timer()
@@ -282,12 +285,15 @@ class StopTests(LaunchTestCase):
         return instance
 
     def test_stop(self) -> None:
-        """The end of an instance is the end of its script's stop."""
+        """The end of an instance is the end of its script's stop, and then of its processes."""
         d = self.stop(self.running())
         self.assertNoResult(d)
         self.threads.finish()
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (1, []))
+        self.assertNoResult(d)
+        self.threads.finish()
         self.successResultOf(d)
-        self.assertEqual((self.workshop.last.stops, self.hangs), (1, []))
+        self.assertEqual((self.family.ends, self.hangs), (["close"], []))
         self.assert_no_timer()
 
     def test_never_started(self) -> None:
@@ -297,24 +303,62 @@ class StopTests(LaunchTestCase):
         self.assert_no_timer()
 
     def test_hung(self) -> None:
-        """A stop that hangs is told once, and is over when it really is."""
+        """Where stop hangs the processes are ended without it; it is over when stop is home."""
         d = self.stop(self.running())
+        deliver = self.threads.begin()
         self.clock.advance(9.9)
-        self.assertEqual(self.hangs, [])
+        self.assertEqual((self.hangs, self.threads.jobs), ([], []))
         self.clock.advance(0.1)
+        self.threads.finish()
+        self.assertEqual(self.family.ends, ["end"])
         self.clock.advance(1000)
-        self.assertEqual(self.hangs, [10.0])
+        self.assertEqual(set(self.hangs), {(10.0, "stop has not returned")})
         self.assertNoResult(d)
+        deliver()
+        self.assertNoResult(d)
+        # What it has begun in the meantime is ended, too.
         self.threads.finish()
         self.successResultOf(d)
+        self.assertEqual(self.family.ends, ["end", "close"])
+        self.assert_no_timer()
+
+    def test_still_running(self) -> None:
+        """Processes that do not end keep the slot, and are named."""
+        self.family.left = [["Xvnc 12", "sh 13"], ["sh 13"]]
+        d = self.stop(self.running())
+        self.threads.finish()
+        self.clock.advance(10)
+        deliver = self.threads.begin()
+        self.assertEqual(
+            [what for _, what in self.hangs][1:],
+            ["still running: Xvnc 12, sh 13", "still running: sh 13"],
+        )
+        self.assertNoResult(d)
+        deliver()
+        self.successResultOf(d)
+
+    def test_no_more_threads(self) -> None:
+        """Where the host has no thread for the end, it is tried again until there is one."""
+        self.family.failures = 2
+        d = self.stop(self.running())
+        self.threads.finish()
+        for _ in range(2):
+            self.threads.finish()
+            self.assertNoResult(d)
+            self.clock.advance(RETRY)
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+        self.assert_no_timer()
 
     def test_raising(self) -> None:
-        """A stop that raises, or exits, is logged, and is over."""
+        """A stop that raises, or exits, is logged, and its processes are ended."""
         for error in (KeyError(SECRET), SystemExit(3)):
             d = self.stop(self.running(Workshop(stop_error=error)))
-            self.threads.finish()
+            self.finish_all()
             self.successResultOf(d)
             self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
+        self.assertEqual(self.family.ends, ["close"] * 2)
 
     def test_create_raised(self) -> None:
         """Where no script was made there is nothing to stop."""
@@ -341,10 +385,10 @@ class StopWhileStartingTests(LaunchTestCase):
         self.assertTrue(self.workshop.last.cancelled.is_set())
         self.assertEqual(self.threads.jobs, [])
         deliver()
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(d)
         self.successResultOf(self.started)
-        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (1, []))
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (1, ["close"]))
         self.assert_no_timer()
 
     def test_deaf(self) -> None:
@@ -352,17 +396,18 @@ class StopWhileStartingTests(LaunchTestCase):
         deliver = self.threads.begin()
         d = self.stop(self.launched)
         self.clock.advance(5)
-        self.threads.finish()
-        self.assertEqual(self.workshop.last.stops, 1)
+        self.finish_all()
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (1, ["end"]))
         self.assertNoResult(d)
         self.clock.advance(5)
-        self.assertEqual(self.hangs, [10.0])
+        self.assertEqual(self.hangs, [(10.0, "start has not returned")])
         deliver()
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(d)
-        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (2, []))
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (2, ["end", "close"]))
         self.clock.advance(60)
         self.successResultOf(self.started)
+        self.assert_no_timer()
 
     def test_home_during_stop(self) -> None:
         """What a start began while its stop was under way is stopped, too."""
@@ -372,9 +417,9 @@ class StopWhileStartingTests(LaunchTestCase):
         deliver()
         self.threads.finish()
         self.assertNoResult(d)
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(d)
-        self.assertEqual((self.workshop.last.stops, self.threads.jobs), (2, []))
+        self.assertEqual((self.workshop.last.stops, self.family.ends[-1]), (2, "close"))
 
     def test_no_thread_yet(self) -> None:
         """A start that has no thread yet is stopped once it had one."""
@@ -383,7 +428,7 @@ class StopWhileStartingTests(LaunchTestCase):
         self.assertEqual(self.workshop.made, [])
         self.threads.finish()
         self.assertTrue(self.workshop.last.cancelled_at_start)
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(d)
         self.assertEqual(self.workshop.last.stops, 1)
 
@@ -392,8 +437,7 @@ class StopWhileStartingTests(LaunchTestCase):
         self.workshop.attributes["reply"] = ServiceFailed("the start was cancelled")
         with capturedLogs() as events:
             d = self.stop(self.launched)
-            self.threads.finish()
-            self.threads.finish()
+            self.finish_all()
         self.successResultOf(d)
         self.failureResultOf(self.started, ServiceFailed)
         self.assertEqual(events, [])
@@ -404,62 +448,6 @@ class StopWhileStartingTests(LaunchTestCase):
         self.failureResultOf(self.started, CancelledError)
         self.threads.finish()
         self.assert_no_timer()
-
-
-class ScriptThreadsTests(TestCase):
-    def pool(self, instances: int) -> ScriptThreads:
-        pool = ScriptThreads(instances)
-        pool.start()
-        self.addCleanup(pool.stop)
-        return pool
-
-    def test_size(self) -> None:
-        """There are threads for every start and every stop, up to a limit."""
-        for instances, most in ((0, 2), (1, 2), (3, 6), (10**6, MAX_THREADS)):
-            self.assertEqual(
-                (ScriptThreads(instances).min, ScriptThreads(instances).max), (0, most)
-            )
-
-    def test_launch(self) -> None:
-        """On a real reactor a script runs in a daemon thread, and speaks in that of the reactor."""
-        from twisted.internet import reactor
-
-        here = threading.current_thread()
-        there: list[threading.Thread] = []
-        said: list[tuple[str, bool]] = []
-        workshop = Workshop(says="on my way")
-
-        def create(*args: Any) -> Any:
-            there.append(threading.current_thread())
-            return workshop.create(*args)
-
-        def note(text: str) -> None:
-            said.append((text, threading.current_thread() is here))
-
-        launcher = Launcher.with_threads(reactor, self.pool(1))
-        instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note, note)
-
-        async def launch() -> None:
-            self.assertEqual(await instance.start(), {DEFAULT_SOCKET: ADDRESS})
-            await instance.stop(lambda: None)
-
-        def check(_: None) -> None:
-            self.assertEqual(said, [("on my way", True)])
-            self.assertEqual((there[0] is here, there[0].daemon), (False, True))
-            self.assertEqual(workshop.last.stops, 1)
-
-        return Deferred.fromCoroutine(launch()).addCallback(check)
-
-    def test_hung_script(self) -> None:
-        """A script that hangs does not keep the pool from being stopped."""
-        pool = self.pool(1)
-        free = threading.Event()
-        self.addCleanup(wait_until, lambda: not pool.working)
-        self.addCleanup(free.set)
-        pool.callInThread(free.wait)
-        wait_until(lambda: pool.working)
-        pool.stop()
-        self.assertEqual(len(pool.working), 1)
 
 
 class WatchTests(LaunchTestCase):
@@ -528,8 +516,7 @@ class WatchTests(LaunchTestCase):
         self.outcome = ServiceFailed("gone")
         self.clock.advance(5)
         stopped = self.stop(instance)
-        self.threads.finish()
-        self.threads.finish()
+        self.finish_all()
         self.successResultOf(stopped)
         self.assertEqual(lost, [])
         self.assert_no_timer()

@@ -21,8 +21,9 @@ ROWS = [
     "config",
     "registry access frames admission jwks",
     "identity",
-    "processes store htpasswd bearer",  # layer 2
-    "passwords remote_keys",
+    "supervisor threads htpasswd bearer",  # layer 2
+    "family store passwords remote_keys",
+    "processes",
     "scripts",
     "offers",
     "launch",

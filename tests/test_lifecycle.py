@@ -67,8 +67,13 @@ class ReservationTests(SynchronousTestCase):
     def test_hung_and_stopped(self) -> None:
         """A quarantined instance ends as what it was ended by, however late."""
         now = reservation(Phase.STARTING).advance(Event.FAIL, 1.0, "no")
-        now = now.advance(Event.HUNG, 2.0, "stop takes too long")
+        self.assertEqual(now.detail, "no")
+        now = now.advance(Event.HUNG, 2.0, "stop has not returned")
         self.assertEqual((now.phase, now.live, now.joinable), (Phase.QUARANTINED, True, False))
+        self.assertEqual(now.detail, "stop has not returned")
+        self.assertIs(now.advance(Event.HUNG, 2.5, "stop has not returned"), now)
+        now = now.advance(Event.HUNG, 2.5, "still running: sh 12")
+        self.assertEqual((now.detail, now.since), ("still running: sh 12", 2.0))
         now = now.advance(Event.STOPPED, 3.0)
         self.assertEqual((now.phase, now.live, now.reason), (Phase.FAILED, False, "no"))
 
@@ -89,6 +94,7 @@ class ReservationTests(SynchronousTestCase):
         """Progress is kept, and nothing else changes."""
         now = reservation(Phase.STARTING).noted("warming up")
         self.assertEqual((now.progress, now.phase, now.since), ("warming up", Phase.STARTING, 5.0))
+        self.assertEqual(now.detail, "warming up")
 
     def test_steps(self) -> None:
         """The last of many lines are kept."""

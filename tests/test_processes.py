@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import wait_until
 from wsserver import processes
+from wsserver.family import Family
 from wsserver.processes import TAIL_SIZE, ProcessGroup
 
 
@@ -21,11 +22,13 @@ def alive(pid: int) -> bool:
 
 
 class ProcessTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.family = Family()
+        self.addCleanup(self.family.close, 0)
+
     def group(self, script: str, *args: str, **rest: Any) -> ProcessGroup:
         """Start a shell script; it is gone after the test."""
-        group = ProcessGroup(["sh", "-c", script, "sh", *args], **rest)
-        self.addCleanup(group.stop, 0)
-        return group
+        return ProcessGroup(self.family, ["sh", "-c", script, "sh", *args], **rest)
 
     def printed(self, group: ProcessGroup) -> str:
         """Return the output once there is a whole line of it."""
@@ -58,8 +61,8 @@ class StatusTests(ProcessTestCase):
 
     def test_cannot_start(self) -> None:
         """What cannot be started is an OSError."""
-        self.assertRaises(OSError, ProcessGroup, ["/no/such/program"])
-        self.assertRaises(OSError, ProcessGroup, ["sh"], cwd="/no/such/folder")
+        self.assertRaises(OSError, ProcessGroup, self.family, ["/no/such/program"])
+        self.assertRaises(OSError, ProcessGroup, self.family, ["sh"], cwd="/no/such/folder")
 
 
 class OutputTests(ProcessTestCase):
@@ -143,34 +146,9 @@ class StopTests(ProcessTestCase):
         group = self.group("exec sleep 60")
         group.stop(20)
         signals: list[object] = []
-        self.patch(os, "killpg", lambda *args: signals.append(args))
+        self.patch(group._leader, "signal", signals.append)
         group.stop(20)
         self.assertEqual(signals, [])
-
-
-class AliveTests(SynchronousTestCase):
-    class Vanishing:
-        """A process that ends while it is looked at."""
-
-        def __init__(self, pid: int, error: Exception) -> None:
-            self.pid = pid
-            self.error = error
-
-        def status(self) -> str:
-            raise self.error
-
-    def test_vanishing(self) -> None:
-        """Processes that vanish, or are none of our business, do not disturb the count."""
-        me, group = os.getpid(), os.getpgid(0)
-        gone = [
-            self.Vanishing(me, psutil.NoSuchProcess(me)),
-            self.Vanishing(me, psutil.AccessDenied(me)),
-            self.Vanishing(2**22 + 1, ProcessLookupError()),
-        ]
-        self.patch(processes.psutil, "process_iter", lambda: gone)
-        self.assertFalse(processes._alive(group))
-        self.patch(processes.psutil, "process_iter", lambda: [*gone, psutil.Process(me)])
-        self.assertTrue(processes._alive(group))
 
 
 class InputTests(ProcessTestCase):
@@ -192,7 +170,6 @@ class InputTests(ProcessTestCase):
     def test_reads_nothing(self) -> None:
         """A program that has closed its input already is no failure."""
         group = self.group("exec <&-; exec sleep 60", stdin=b"")
-        self.patch(processes, "POLL", 0.001)
         group.stop(0)
         self.assertFalse(group.running)
 
@@ -214,3 +191,35 @@ class InputTests(ProcessTestCase):
             group = self.group("echo last words")
             wait_until(lambda group=group: not group.running)
             self.assertEqual(group.output(), "last words\n")
+
+
+class RunTests(ProcessTestCase):
+    """A short program, run to its end."""
+
+    def run_script(self, script: str, timeout: float = 20.0) -> tuple[int, bytes, bytes]:
+        return processes.run(self.family, ["sh", "-c", script], timeout)
+
+    def test_answer(self) -> None:
+        """Status, output and complaints come apart, whole."""
+        self.assertEqual(self.run_script("echo out; echo err >&2; exit 3"), (3, b"out\n", b"err\n"))
+        status, printed, _ = self.run_script("head -c 300000 /dev/zero")
+        self.assertEqual((status, len(printed)), (0, 300_000))
+
+    def test_leaves_something(self) -> None:
+        """What it leaves running is not waited for, and belongs to the family."""
+        status, printed, _ = self.run_script("sleep 60 & echo $!")
+        self.assertEqual(status, 0)
+        self.assertEqual(self.family.left(), [f"sleep {int(printed)}"])
+
+    def test_too_long(self) -> None:
+        """One that takes too long is killed, with what it has started."""
+        self.assertRaises(TimeoutError, self.run_script, "sleep 60 & sleep 60", 0.1)
+        wait_until(lambda: not self.family.left())
+
+    def test_cannot_start(self) -> None:
+        """One that cannot be started leaves no open file behind."""
+        self.run_script("exit 0")
+        before = len(os.listdir("/proc/self/fd"))
+        self.assertRaises(OSError, processes.run, self.family, ["/no/such/program"], 1)
+        self.assertRaises(OSError, ProcessGroup, self.family, ["/no/such/program"], stdin=b"x")
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)

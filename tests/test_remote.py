@@ -212,6 +212,33 @@ class SshTests(SynchronousTestCase):
         self.assertIn(f"ControlPath={_remote._shared_folder()}/%C", cancelled[0])
         self.assertEqual(Path(_remote._shared_folder()).stat().st_mode & 0o077, 0)
 
+    def test_opened_once(self) -> None:
+        """It is opened by a process of its own, unless it is open; sessions open none."""
+        ssh = self.ssh(
+            "case $* in *check*) test -e open ;; *true) touch open ;; *) cat >/dev/null ;; esac",
+            control_master=True,
+        )
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.mktemp_folder())
+        ssh.run("cat", "/there")
+        ssh.run("cat", "/there")
+        opening = [call for call in self.calls if "-oControlMaster=yes" in call]
+        self.assertEqual(len(opening), 1)
+        self.assertTrue(opening[0].endswith("far true"))
+        self.assertLess(opening[0].index("Master=yes"), opening[0].index("Master=no"))
+        self.assertEqual(sum("-O check" in call for call in self.calls), 2)
+
+    def test_cannot_be_opened(self) -> None:
+        """That it cannot be opened is told as that of any other connection."""
+        ssh = self.ssh("echo 'Permission denied' >&2; exit 255", control_master=True)
+        error = self.assertRaises(ServiceFailed, ssh.run, "cat", "/there")
+        self.assertEqual(str(error), "far cannot be reached by ssh: Permission denied")
+
+    def mktemp_folder(self) -> str:
+        name = self.mktemp()
+        os.mkdir(name)
+        return name
+
     def test_own_connection(self) -> None:
         """A connection of its own ends with the session, and needs no more."""
         ssh = self.ssh()

@@ -24,9 +24,9 @@ from wsserver import make_service
 from wsserver import server as server_module
 from wsserver.config import Settings
 from wsserver.errors import ConfigError, NoSuchService, Unauthorized
-from wsserver.launch import MAX_THREADS
 from wsserver.lifecycle import Phase
 from wsserver.server import Server, offers_of
+from wsserver.threads import MAX_THREADS
 
 SCRIPT = """
 import socket, threading

@@ -240,9 +240,11 @@ class EndTests(SessionsTestCase):
         """An instance whose stop hangs keeps its slot, in quarantine, until it has ended."""
         session, seat = self.open()
         session.leave(seat)
-        self.instance.hang()
+        self.instance.hang("stop has not returned")
         self.assertEqual((self.phases[-1], self.desk.free("Demo")), (Phase.QUARANTINED, 0))
-        self.assertEqual(self.desk.live()[0].reason, "stop takes too long")
+        self.instance.hang("still running: sh 12")
+        (reservation,) = self.desk.live()
+        self.assertEqual((reservation.reason, reservation.held), ("", "still running: sh 12"))
         self.assert_over(Phase.CLOSED)
 
     def test_stop_fails(self) -> None:

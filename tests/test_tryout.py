@@ -118,6 +118,7 @@ class Gone(Silent):
 class TryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.said: list[str] = []
+        self.patch(sys.modules["wsserver.tryout"], "SETTLE", 0)
 
     def run_offer(self, offer: Offer, **options: str) -> bool:
         return try_service(offer, options, self.said.append)

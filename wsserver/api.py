@@ -264,6 +264,7 @@ def _instance(reservation: Reservation) -> dict[str, Any]:
         "client": reservation.client,
         "progress": reservation.progress,
         "steps": list(reservation.steps),
+        "held": reservation.held,
     }
 
 

@@ -213,14 +213,12 @@ class Desk(Service):
         return moved
 
     def _put(self, reservation: Reservation) -> None:
-        starting = reservation.phase is Phase.STARTING
-        detail = reservation.progress if starting else reservation.reason
         _log.info(
             "{name} {index}: {phase}{detail}",
             name=reservation.service,
             index=reservation.index,
             phase=reservation.phase.value,
-            detail=f": {detail}" if detail else "",
+            detail=f": {reservation.detail}" if reservation.detail else "",
         )
         self._keep(reservation)
 

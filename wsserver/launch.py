@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from threading import Thread
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,70 +21,41 @@ from wsserver.config import ServiceSpec
 from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
+from wsserver.threads import in_own_thread
 
 T = TypeVar("T")
 Addresses = dict[str, Address]
 
 #: The name of the socket of a service that has just one.
 DEFAULT_SOCKET = "default"
-#: The most threads for scripts, however many instances there may be.
-MAX_THREADS = 128
-
+#: How long programs that ``stop`` has not ended may take to end with TERM, in seconds.
+GRACE = 2.0
+#: How long until the end of a session is tried again where it failed, in seconds.
+RETRY = 1.0
+#: How many of the processes that do not end are named.
+MAX_NAMES = 5
 
 _log = Logger(namespace="wsserver.launch")
-
-
-class DaemonThread(Thread):
-    """A thread that does not keep the process alive."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, daemon=True)
-
-
-class ScriptThreads(ThreadPool):
-    """Threads that a hung script cannot keep from dying with the process."""
-
-    threadFactory = DaemonThread
-
-    def __init__(self, instances: int) -> None:
-        super().__init__(0, _threads_for(instances), "wsserver scripts")
-
-    def change(self, instances: int) -> None:
-        """Be ready for another number of instances."""
-        self.adjustPoolsize(maxthreads=_threads_for(instances))
-
-    def start(self) -> None:
-        """Begin, or begin anew: Twisted's pool cannot be used again once it was stopped."""
-        if self.joined:
-            super().__init__(self.min, self.max, self.name)
-        super().start()
-
-    def stop(self) -> None:
-        """End the idle threads.  Threads in a hung script are left alone."""
-        if not self.working:
-            super().stop()
-
-
-def _threads_for(instances: int) -> int:
-    # A start that hangs must leave a thread to the stop that ends it.
-    return min(max(2, 2 * instances), MAX_THREADS)
 
 
 class Launcher:
     """Prepares instances.
 
-    ``run`` calls a function in a thread and returns a Deferred of its result;
-    ``call_from_thread`` calls one in the thread of the reactor.
+    ``run`` calls a function in a thread and returns a Deferred of its result; so does
+    ``run_apart``, in a thread that hung scripts cannot keep busy; ``call_from_thread``
+    calls one in the thread of the reactor.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         run: Callable[[Callable[[], Any]], Deferred[Any]],
+        run_apart: Callable[[Callable[[], Any]], Deferred[Any]],
         call_from_thread: Callable[..., object],
     ) -> None:
         self.clock = clock
         self.run = run
+        self.run_apart = run_apart
         self.call_from_thread = call_from_thread
 
     @classmethod
@@ -93,7 +63,7 @@ class Launcher:
         """Return a launcher on a real reactor."""
         threads: IReactorFromThreads = reactor
         run = partial(deferToThreadPool, reactor, pool)
-        return cls(reactor, run, threads.callFromThread)
+        return cls(reactor, run, partial(in_own_thread, threads), threads.callFromThread)
 
     def prepare(
         self,
@@ -134,6 +104,10 @@ class Instance:
         self._script: RemoteServiceScript | None = None
         self._cancelled = False
         self._home: Deferred[None] | None = None
+        #: What the end waits for, in words.
+        self._awaited = ""
+        #: Whom to tell that the end takes too long, once it does.
+        self._on_hung: Callable[[str], None] | None = None
 
     def start(self) -> Deferred[Addresses]:
         """Create the script and run its ``start``; call it once.
@@ -194,21 +168,28 @@ class Instance:
 
         def say(output: object) -> None:
             text = f"no output: {output.value!r}" if isinstance(output, Failure) else output
-            log(who=f"{self._spec.name} {self._index}", output=text)
+            log(who=self._who, output=text)
 
         if self._script is None:
             say("")
         else:
             self._saying = self._launcher.run(self._script.output).addBoth(say)
 
-    def stop(self, on_hung: Callable[[], None]) -> Deferred[None]:
-        """End the instance; the Deferred fires when it has really ended.
+    def stop(self, on_hung: Callable[[str], None]) -> Deferred[None]:
+        """End the instance; the Deferred fires when ``stop`` and every process have ended.
 
-        ``on_hung`` is called where that takes longer than ``stop_timeout``.
+        ``on_hung`` is told in words what is waited for where that takes longer than
+        ``stop_timeout``, and again when it is something else.
         """
-        hung = self._launcher.clock.callLater(self._spec.stop_timeout, on_hung)
+
+        def too_long() -> None:
+            self._on_hung = on_hung
+            on_hung(self._awaited)
+
+        hung = self._launcher.clock.callLater(self._spec.stop_timeout, too_long)
 
         def done(result: T) -> T:
+            self._on_hung = None
             if hung.active():
                 hung.cancel()
             return result
@@ -221,34 +202,71 @@ class Instance:
         self._cancel()
         if self._watching is not None and self._watching.running:
             self._watching.stop()
-        if not self._home.called:
-            await self._start_returned(self._home)
+        self._await("start has not returned")
+        # The helpers of a cancelled start need some time to notice.
+        await self._at_most(self._spec.stop_timeout / 2, self._home)
         if self._saying is not None:
             await self._saying
-        late = not self._home.called
-        await self._run_stop()
-        if late:
-            # What the start has begun meanwhile may have escaped the first stop.
-            await self._home
+        if not self._home.called:
             await self._run_stop()
+            if self._script is not None:
+                # A start that waits for a program may come home now.
+                await self._end(self._script.family.end)
+            self._await("start has not returned")
+            await self._home
+        await self._run_stop()
+        if self._script is not None:
+            await self._end(self._script.family.close)
 
-    async def _start_returned(self, home: Deferred[None]) -> None:
-        """Give the helpers of a cancelled start the time to notice, half a stop_timeout."""
+    async def _run_stop(self) -> None:
+        """Run the script's ``stop``; what it has not ended in time is ended without it."""
+        script = self._script
+        if script is None:
+            return
+        self._await("stop has not returned")
+        stopped = self._launcher.run(script.stop).addErrback(self._stop_failed)
+        await self._at_most(self._spec.stop_timeout, stopped)
+        if not stopped.called:
+            await self._end(script.family.end)
+            self._await("stop has not returned")
+            await stopped
+
+    async def _end(self, end: Callable[[float, Callable[[list[str]], object]], None]) -> None:
+        """End all processes of the session; come back when not one is left."""
+        tell = partial(self._launcher.call_from_thread, self._still_running)
+        while True:
+            try:
+                await self._launcher.run_apart(partial(end, GRACE, tell))
+                return
+            except Exception:
+                _log.failure("{who}: its processes cannot be ended", who=self._who)
+                await deferLater(self._launcher.clock, RETRY, lambda: None)
+
+    async def _at_most(self, seconds: float, work: Deferred[None]) -> None:
+        """Wait until work is done, and no longer than so many seconds."""
+        if work.called:
+            return
         enough: Deferred[None] = Deferred()
-        timer = self._launcher.clock.callLater(self._spec.stop_timeout / 2, enough.callback, None)
-        home.addCallback(lambda _: None if enough.called else enough.callback(None))
+        timer = self._launcher.clock.callLater(seconds, enough.callback, None)
+        work.addCallback(lambda _: None if enough.called else enough.callback(None))
         await enough
         if timer.active():
             timer.cancel()
 
-    async def _run_stop(self) -> None:
-        script = self._script
-        if script is None:
-            return
-        try:
-            await self._launcher.run(script.stop)
-        except (Exception, SystemExit):
-            _log.failure("{name} {index}: stop failed", name=self._spec.name, index=self._index)
+    def _await(self, what: str) -> None:
+        self._awaited = what
+        if self._on_hung is not None:
+            self._on_hung(what)
+
+    def _still_running(self, names: list[str]) -> None:
+        self._await(f"still running: {', '.join(names[:MAX_NAMES])}")
+
+    def _stop_failed(self, failure: Failure) -> None:
+        _log.failure("{who}: stop failed", failure=failure, who=self._who)
+
+    @property
+    def _who(self) -> str:
+        return f"{self._spec.name} {self._index}"
 
     def _start_in_thread(self) -> object:
         script = self._create()

@@ -79,9 +79,10 @@ class Reservation:
 
     ``since`` is monotonic and tells when the present phase began; ``timestamp`` is the
     wall clock at the reservation, in seconds since the epoch.  ``steps`` are the lines
-    that the script reported, the last ``MAX_STEPS`` of them; ``credentials`` are for the
-    holder of the token alone.  ``client`` is the address that reserved it, and once it is
-    used the address of its first websocket; ``user`` is who it was made for, if that is known.
+    that the script reported, the last ``MAX_STEPS`` of them; ``held`` is what keeps the slot
+    of an instance in quarantine; ``credentials`` are for the holder of the token alone.
+    ``client`` is the address that reserved it, and once it is used the address of its first
+    websocket; ``user`` is who it was made for, if that is known.
     """
 
     token: str
@@ -93,6 +94,7 @@ class Reservation:
     phase: Phase = Phase.RESERVED
     ending: Phase | None = None
     reason: str = ""
+    held: str = ""
     steps: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     client: str = ""
@@ -102,6 +104,13 @@ class Reservation:
     def progress(self) -> str:
         """The last line that the script reported."""
         return self.steps[-1] if self.steps else ""
+
+    @property
+    def detail(self) -> str:
+        """What there is to tell of its phase: how far it is, why it ended, what it waits for."""
+        if self.phase is Phase.STARTING:
+            return self.progress
+        return self.held if self.phase is Phase.QUARANTINED else self.reason
 
     @property
     def live(self) -> bool:
@@ -126,7 +135,10 @@ class Reservation:
         if event is Event.STOPPED:
             phase = self.ending or phase
         if phase is self.phase:
-            return self
+            new_hold = event is Event.HUNG and reason != self.held
+            return replace(self, held=reason) if new_hold else self
+        if event is Event.HUNG:
+            return replace(self, phase=phase, since=now, held=reason)
         return replace(
             self,
             phase=phase,

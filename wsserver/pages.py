@@ -201,8 +201,7 @@ _WORDS = {
 
 def _state(reservation: Reservation) -> str:
     word = _WORDS.get(reservation.phase, reservation.phase.value)
-    detail = reservation.progress if reservation.phase is Phase.STARTING else reservation.reason
-    return f"{word}: {detail}" if detail else word
+    return f"{word}: {reservation.detail}" if reservation.detail else word
 
 
 def status_page(request: Request, desk: Desk, caller: Caller) -> Deferred[bytes]:

@@ -1,70 +1,66 @@
-"""Start process groups, keep the tail of what they print, and surely end them.
+"""Start programs of a family, keep the tail of what they print, and end them one by one.
 
-Every program runs in a session, hence a process group, of its own: a signal to the
-group reaches what the program started as well.  The leader stays unreaped until its
-group is gone, so that its number cannot be given to somebody else meanwhile.
+Every program runs in a session, hence a process group, of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from threading import Lock, Thread
-from typing import IO
 
-import psutil
+from wsserver.family import Family, Leader, environment
 
-#: How much of a program's output is kept, in bytes.
+#: How much of a program's output is kept, and how much of what a short program prints, in bytes.
 TAIL_SIZE = 16 * 1024
+ANSWER_SIZE = 16 * 1024 * 1024
 #: How long the output of a program that has ended is waited for, in seconds.
 LAST_WORDS = 0.2
-#: How often a group that was told to end is looked at, in seconds.
-POLL = 0.02
+#: How often it is asked whether a program has ended, in seconds.
+FIRST_POLL, LAST_POLL = 0.002, 0.05
 
 
 class ProcessGroup:
-    """A running program with everything that it starts.
+    """A running program with everything that it starts, unless that runs away from it.
 
     ``stdin`` is written to its standard input, which then stays open; it must be short.
-    None is /dev/null.
+    None is /dev/null.  ``env`` None is the server's environment.
 
     Raises OSError where the program cannot be started.
     """
 
     def __init__(
         self,
+        family: Family,
         argv: Sequence[str],
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         stdin: bytes | None = None,
     ) -> None:
         self.name = os.path.basename(argv[0])
-        self._process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
-        if self._process.stdin is not None and stdin:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._process.stdin.fileno(), stdin)
-        self._tail = bytearray()
-        self._lock = Lock()
-        assert self._process.stdout is not None
-        self._reading = Thread(target=self._keep_tail, args=(self._process.stdout,), daemon=True)
-        self._reading.start()
+        self._gone = False
+        self._input: int | None = None
+        with ExitStack() as ours, ExitStack() as theirs:
+            if stdin is None:
+                source = _nothing(theirs)
+            else:
+                source, self._input = _pipe(theirs, ours)
+            output, sink = _pipe(ours, theirs)
+            variables = environment() if env is None else env
+            self._leader = family.start(argv, variables, cwd, (source, sink, sink))
+            ours.pop_all()
+        self._output = Output(output, TAIL_SIZE)
+        if self._input is not None and stdin:
+            with suppress(BrokenPipeError):
+                os.write(self._input, stdin)
 
     @property
     def pid(self) -> int:
         """The number of the leader, which is that of the group too."""
-        return self._process.pid
+        return self._leader.pid
 
     @property
     def running(self) -> bool:
@@ -73,62 +69,109 @@ class ProcessGroup:
 
     def status(self) -> int | None:
         """Return the leader's exit status, negative for a signal, or None while it runs."""
-        if self._process.returncode is not None:
-            return self._process.returncode
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        return self._leader.status()
 
     def output(self) -> str:
         """Return the end of what the group has printed."""
         if self.status() is not None:
-            # Its last words may still be under way; what it left running may go on.
-            self._reading.join(LAST_WORDS)
-        with self._lock:
-            return self._tail.decode("utf-8", "replace")
+            self._output.wait()
+        return self._output.kept().decode("utf-8", "replace")
 
     def stop(self, timeout: float) -> None:
         """End the whole group: TERM, then after ``timeout`` seconds KILL.  Blocks.
 
         A program with a standard input of its own first gets as long to end with it.
         """
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
+        if self._input is not None:
+            os.close(self._input)
+            self._input = None
             self._wait_gone(timeout)
         for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
-            if self._process.returncode is not None:
-                return
-            os.killpg(self.pid, number)
-            # A stopped process sees TERM only once it goes on.
-            os.killpg(self.pid, signal.SIGCONT)
-            if self._wait_gone(patience):
-                self._process.wait()
+            if not self._gone:
+                self._leader.signal(number)
+                self._wait_gone(patience)
 
-    def _wait_gone(self, patience: float | None) -> bool:
+    def _wait_gone(self, patience: float | None) -> None:
+        self.status()
+        pause = FIRST_POLL
         deadline = None if patience is None else time.monotonic() + patience
-        while _alive(self.pid):
+        while self._leader.signal(0):
             if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL)
-        return True
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_POLL)
+        self._gone = True
+        self.status()
 
-    def _keep_tail(self, stream: IO[bytes]) -> None:
-        with stream:
-            while chunk := os.read(stream.fileno(), 64 * 1024):
+
+class Output:
+    """What comes out of a pipe, read in a thread to its end; the last ``size`` bytes are kept."""
+
+    def __init__(self, handle: int, size: int) -> None:
+        self._size = size
+        self._tail = bytearray()
+        self._lock = Lock()
+        self._reading = Thread(target=self._read, args=(handle,), daemon=True)
+        self._reading.start()
+
+    def wait(self) -> None:
+        """Wait for the last words of a program that has ended; what it has left may go on."""
+        self._reading.join(LAST_WORDS)
+
+    def kept(self) -> bytes:
+        """Return what has come so far."""
+        with self._lock:
+            return bytes(self._tail)
+
+    def _read(self, handle: int) -> None:
+        with open(handle, "rb", buffering=0) as stream:
+            while chunk := stream.read(64 * 1024):
                 with self._lock:
                     self._tail += chunk
-                    del self._tail[:-TAIL_SIZE]
+                    del self._tail[: -self._size]
 
 
-def _alive(group: int) -> bool:
-    """Tell whether a process of the group still runs; a zombie does not."""
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) != group:
-                continue
-            if process.status() != psutil.STATUS_ZOMBIE:
-                return True
-        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return False
+def run(family: Family, argv: Sequence[str], timeout: float) -> tuple[int, bytes, bytes]:
+    """Run a short program to its end; return its status and what it has printed.
+
+    Raises:
+        OSError: it cannot be started.
+        TimeoutError: it did not end within ``timeout`` seconds, and was killed.
+    """
+    with ExitStack() as ours, ExitStack() as theirs:
+        out, sink = _pipe(ours, theirs)
+        errors, errors_sink = _pipe(ours, theirs)
+        files = (_nothing(theirs), sink, errors_sink)
+        leader = family.start(argv, environment(), None, files)
+        ours.pop_all()
+    printed = [Output(handle, ANSWER_SIZE) for handle in (out, errors)]
+    status = _wait(leader, timeout)
+    for output in printed:
+        output.wait()
+    return status, printed[0].kept(), printed[1].kept()
+
+
+def _wait(leader: Leader, timeout: float) -> int:
+    deadline = time.monotonic() + timeout
+    pause = FIRST_POLL
+    while (status := leader.status()) is None:
+        if time.monotonic() >= deadline:
+            leader.signal(signal.SIGKILL)
+            raise TimeoutError
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_POLL)
+    return status
+
+
+def _nothing(closing: ExitStack) -> int:
+    handle = os.open(os.devnull, os.O_RDONLY)
+    closing.callback(os.close, handle)
+    return handle
+
+
+def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
+    """Return both ends of a new pipe; each belongs to a stack that may close it."""
+    reader, writer = os.pipe()
+    readers.callback(os.close, reader)
+    writers.callback(os.close, writer)
+    return reader, writer

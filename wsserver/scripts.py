@@ -5,16 +5,16 @@ The interface is that of contract.md, "Service script".
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Event
 from typing import Any
 
+from wsserver import processes
 from wsserver.errors import ServiceFailed
+from wsserver.family import Family, environment
 from wsserver.processes import ProcessGroup
 
 #: Host and port of a listening socket.
@@ -22,8 +22,6 @@ Address = tuple[str, int]
 
 #: How often it is asked whether something has come, in seconds.
 POLL = 0.01
-#: What a service has no business to know.
-_SECRET_VARIABLES = ("WEBSOCKETSERVER_SECURITY_TOKEN",)
 
 
 class RemoteServiceScript:
@@ -53,6 +51,8 @@ class RemoteServiceScript:
         self._common_options = common_options
         self._options = options
         self._groups: list[ProcessGroup] = []
+        #: All that ``spawn`` and ``run`` have started, and what that has started in turn.
+        self.family = Family()
         #: Set when nobody waits for ``start`` any more; the helpers below then raise.
         self.cancelled = Event()
         #: Where ``progress`` goes; the launcher sets it.
@@ -126,7 +126,7 @@ class RemoteServiceScript:
         """
         self._check_wanted()
         try:
-            group = ProcessGroup(argv, {**_environment(), **(env or {})}, cwd, stdin)
+            group = ProcessGroup(self.family, argv, {**environment(), **(env or {})}, cwd, stdin)
         except OSError as error:
             raise ServiceFailed(f"{argv[0]} cannot be started: {error.strerror}") from error
         self._groups.append(group)
@@ -140,22 +140,15 @@ class RemoteServiceScript:
                 seconds; with the last line that it complained of.
         """
         try:
-            done = subprocess.run(
-                argv,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
+            status, printed, complaints = processes.run(self.family, argv, timeout)
+        except TimeoutError as error:
+            raise ServiceFailed(f"{argv[0]} did not end within {timeout:g} s") from error
         except OSError as error:
             raise ServiceFailed(f"{argv[0]} cannot be started: {error.strerror}") from error
-        except subprocess.TimeoutExpired as error:
-            raise ServiceFailed(f"{argv[0]} did not end within {timeout:g} s") from error
-        if done.returncode != 0:
-            complaint = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            raise ServiceFailed(f"{argv[0]}: {complaint or f'status {done.returncode}'}")
-        return done.stdout.decode("utf-8", "replace")
+        if status != 0:
+            complaint = complaints.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise ServiceFailed(f"{argv[0]}: {complaint or f'status {status}'}")
+        return printed.decode("utf-8", "replace")
 
     def wait_for_port(
         self,
@@ -220,10 +213,6 @@ class RemoteServiceScript:
     def _check_wanted(self) -> None:
         if self.cancelled.is_set():
             raise ServiceFailed("the start was cancelled")
-
-
-def _environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k not in _SECRET_VARIABLES}
 
 
 def _listens(host: str, port: int, banner: bytes) -> bool:

@@ -29,7 +29,7 @@ from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
 from wsserver.forwarded import Proxies
-from wsserver.launch import Launcher, ScriptThreads
+from wsserver.launch import Launcher
 from wsserver.offers import Offer, load_offers
 from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
@@ -39,6 +39,7 @@ from wsserver.sharing import Shared
 from wsserver.site import Root
 from wsserver.sources import Files, Sources, read_files
 from wsserver.store import MemoryStore
+from wsserver.threads import ScriptThreads
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
 

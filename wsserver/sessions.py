@@ -137,7 +137,7 @@ class Session:
         self._desk.report(self._token, event, str(error or ""))
         for seat in list(self._seats):
             seat.dismiss(error or Released("the session has ended"))
-        hung = partial(self._desk.report, self._token, Event.HUNG, "stop takes too long")
+        hung = partial(self._desk.report, self._token, Event.HUNG)
         self._instance.stop(hung).addErrback(self._stop_failed).addCallback(self._stopped)
 
     def _started(self, addresses: Addresses) -> None:

@@ -29,6 +29,9 @@ from wsserver.scripts import Address, RemoteServiceScript
 BANNER_TIMEOUT = 1.0
 #: How long a start that was given up may take to come home, in seconds.
 HOME_TIMEOUT = 5.0
+#: How long a service is left alone, in seconds: programs that are told to end while they
+#: still start may leave files, which is nobody's fault.
+SETTLE = 0.5
 #: prctl's number for "give me the orphans among my descendants" (Linux).
 _SUBREAPER = 36
 
@@ -81,6 +84,7 @@ def _run(offer: Offer, options: Mapping[str, str], step: Say) -> list[str]:
         step("start has returned")
         for name, address in addresses.items():
             step(f"{name}: {_reach(address, offer.spec.connect_timeout)}")
+        time.sleep(SETTLE)
         script.check_running()
     except (TryFailed, ServiceFailed) as error:
         problems.append(str(error))
@@ -91,6 +95,7 @@ def _run(offer: Offer, options: Mapping[str, str], step: Say) -> list[str]:
         step("failed")
     if script is not None:
         problems += _stop(script, offer.spec.stop_timeout, step, show=bool(problems))
+        problems += _ran_away(script)
         problems += _still_open(addresses)
     return problems
 
@@ -153,6 +158,13 @@ def _stop(script: RemoteServiceScript, timeout: float, step: Say, show: bool) ->
             return [f"{turn} raised {error!r}"]
         step(f"{turn} has returned")
     return []
+
+
+def _ran_away(script: RemoteServiceScript) -> list[str]:
+    """Say which programs of the session stop has not reached, and end them as the server does."""
+    found = [f"the process {process} is left; ended now" for process in script.family.left()]
+    script.family.close(0)
+    return found
 
 
 def _still_open(addresses: Addresses) -> list[str]:

@@ -227,7 +227,19 @@ class Server:
         return found[0]["instances"]
 
     def children(self) -> list[psutil.Process]:
-        return list(filter(alive, psutil.Process(self.process.pid).children(recursive=True)))
+        """Return all that runs for sessions, but for their supervisors."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in found if alive(child) and not supervises(child)]
+
+    def supervisors(self) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children()
+        return [child for child in found if alive(child) and supervises(child)]
+
+
+def supervises(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(word.endswith("wsserver/supervisor.py") for word in process.cmdline())
+    return False
 
 
 def alive(process: psutil.Process) -> bool:

@@ -15,7 +15,7 @@ import psutil
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.sync.client import connect
 
-from tests.integration.parts import ROOT, Server, alive, folder, free_port, until
+from tests.integration.parts import ROOT, Server, alive, folder, free_port, supervises, until
 from wsserver.services.desktop_session import DesktopSession
 from wsserver.services.local_session import LocalSession
 from wsserver.services.x11vnc_desktop_session import X11VNCDesktopSession
@@ -60,6 +60,7 @@ def security_types(address: tuple[str, int]) -> bytes:
 class DesktopTests(SynchronousTestCase):
     def start(self, kind: type, index: int = 0, **common: Any) -> Any:
         script = kind("Test", index, common, {})
+        self.addCleanup(script.family.close, 0)
         self.addCleanup(script.stop)
         script.said = []
         script.on_progress = script.said.append
@@ -76,8 +77,8 @@ class DesktopTests(SynchronousTestCase):
         displays = [script.display for script in scripts]
         for script in scripts:
             script.stop()
-        after = set(filter(alive, psutil.Process().children(recursive=True)))
-        self.assertEqual(after - before, set())
+        after = set(filter(alive, psutil.Process().children(recursive=True))) - before
+        self.assertEqual([child for child in after if not supervises(child)], [])
         for display in displays:
             self.assertFalse(Path(f"/tmp/.X{display}-lock").exists())
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import shlex
 import shutil
 import socket
+import subprocess
 import tempfile
 from functools import cache
+from threading import Lock
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -30,6 +33,11 @@ QUIET = 1.0
 SAYS = "wsserver: "
 FAILED = "wsserver failed: "
 
+#: How long a shared connection that nobody uses stays open, in seconds.
+PERSIST = 60
+
+#: Who opens a shared connection; the others wait for it.
+_turns: dict[tuple[str, ...], Lock] = {}
 _WAITS = f"echo '{SAYS}connected'; exec cat >/dev/null"
 
 
@@ -83,6 +91,8 @@ class Ssh:
         The command should end with its standard input: that is how it learns that the
         connection is gone.
         """
+        if self._options.control_master:
+            self._share()
         port = self._script.free_port()
         self._forward = ["-L", f"127.0.0.1:{port}:{forward}"]
         argv = ["ssh", *self._flags(), *self._forward, self._host, command]
@@ -123,6 +133,30 @@ class Ssh:
             with contextlib.suppress(ServiceFailed):
                 self._script.run(argv, CONNECT_TIMEOUT)
 
+    def _share(self) -> None:
+        """Open the connection that sessions share, where it is not open.
+
+        It outlives this session, so it is none of its processes: ssh leaves it behind, and
+        it ends by itself when nobody has used it for a while.
+        """
+        stays = ["-oControlMaster=yes", f"-oControlPersist={PERSIST}"]
+        with _turns.setdefault((self._host, *self._flags()), Lock()):
+            if self._call([], "-O", "check", self._host).returncode == 0:
+                return
+            opened = self._call(stays, self._host, "true")
+        if opened.returncode != 0:
+            last = opened.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise ServiceFailed(f"{self._host} cannot be reached by ssh: {last or 'no answer'}")
+
+    def _call(self, first: list[str], *rest: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ssh as a process of the server itself."""
+        argv = ["ssh", *first, *self._flags(), *rest]
+        env = {**os.environ}
+        env.pop("WEBSOCKETSERVER_SECURITY_TOKEN", None)
+        nothing = subprocess.DEVNULL
+        # ssh has time limits of its own
+        return subprocess.run(argv, env=env, stdin=nothing, capture_output=True, check=False)
+
     def _flags(self) -> list[str]:
         options = self._options
         settings = [*options.options, "BatchMode=yes", "StrictHostKeyChecking=yes"]
@@ -132,8 +166,7 @@ class Ssh:
         if options.known_hosts is not None:
             settings.append(f"UserKnownHostsFile={options.known_hosts}")
         if options.control_master:
-            settings += ["ControlMaster=auto", "ControlPersist=60"]
-            settings.append(f"ControlPath={_shared_folder()}/%C")
+            settings += ["ControlMaster=no", f"ControlPath={_shared_folder()}/%C"]
         else:
             settings.append("ControlPath=none")
         flags = ["-T", "-a", "-x", *(f"-o{setting}" for setting in settings)]

@@ -19,7 +19,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,7 +237,7 @@ class SlurmSession(RemoteServiceScript):
             said = self.run([*argv, str(folder / "job")])
         except ServiceFailed as error:
             # Where nobody has answered in time there may be a job all the same.
-            late = isinstance(error.__cause__, subprocess.TimeoutExpired)
+            late = isinstance(error.__cause__, TimeoutError)
             self._submitted = late or "timed out" in str(error).lower()
             raise
         self._id = said.strip().rpartition("\n")[2].partition(";")[0]

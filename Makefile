@@ -18,7 +18,7 @@ RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbo
 TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx openssl:openssl socat:socat \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
-.PHONY: run screenshots setup bench test lint unit integration coverage wheel clean
+.PHONY: run screenshots setup bench test lint unit integration conformance coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -42,6 +42,10 @@ unit: $(STAMPS)/test setup
 
 integration: $(STAMPS)/test setup wheel
 	$(BIN)/coverage run -m twisted.trial --temp-directory=build/trial_integration tests.integration
+
+# The Autobahn test suite against the real server: docs/quality.md.
+conformance: $(STAMPS)/test setup
+	$(BIN)/python -m tests.conformance
 
 coverage:
 	$(BIN)/coverage combine -q

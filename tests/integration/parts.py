@@ -155,6 +155,9 @@ class Server:
     files of whoever runs the tests, which may take long or wait for a lock.
     """
 
+    program = [str(Path(sys.executable).with_name("twistd"))]
+    folder: Path | str = tempfile.gettempdir()
+
     def __init__(
         self,
         *args: object,
@@ -162,14 +165,14 @@ class Server:
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        command = [twistd or str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
+        command = [*([twistd] if twistd else self.program), "-n", "--pidfile="]
         self._home = tempfile.TemporaryDirectory(prefix="home-", ignore_cleanup_errors=True)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*command, "wsserver", *map(str, args)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            cwd=cwd or tempfile.gettempdir(),
+            cwd=cwd or self.folder,
             env={**os.environ, "HOME": self._home.name, **(env or {})},
         )
         self.http_port = self.ws_port = 0

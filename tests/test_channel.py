@@ -20,7 +20,6 @@ from wsserver.channel import MAX_BODY, HTTPSite
 from wsserver.errors import TooMany
 from wsserver.forwarded import Proxies
 from wsserver.logs import redact
-from wsserver.pages import status_page
 from wsserver.peer import Peer
 from wsserver.site import Root
 
@@ -28,7 +27,7 @@ from wsserver.site import Root
 def make_site(**options: Any) -> HTTPSite:
     """Return a site with the REST interface alone."""
     desk = make_desk(Clock())
-    api = Api(desk, make_doorkeeper(desk), lambda: None, status_page)
+    api = Api(desk, make_doorkeeper(desk), lambda: None, lambda *_: b"")
     return HTTPSite(Root(api.app.resource(), Resource()), **options)
 
 

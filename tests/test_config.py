@@ -332,6 +332,8 @@ class SettingsTests(SynchronousTestCase):
             "allowed_origins": [["app.example"], ["https://app.example/"], [1], "*"],
             "max_starting": [-1, 1.5],
             "max_connections_per_address": [-1],
+            "frame_ancestors": [[], ["app.example"], ["none", "self"], "self"],
+            "hsts": [-1, 3600],
             "trusted_proxies": [["proxy.example"], ["10.0.0.1/8"], "127.0.0.1"],
         }.items():
             for value in values:

@@ -17,7 +17,7 @@ SERVICES = HOUSE / "services"
 #: never from its own row.  A new room has to be given its place here.
 ROWS = [
     "errors",  # layer 0
-    "options lifecycle logs process forwarded origins logins failures",  # layer 1
+    "options lifecycle logs process forwarded origins policy logins failures",  # layer 1
     "config",
     "registry access frames admission jwks",
     "identity",
@@ -43,7 +43,7 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 DOORS = {"tunnel", "api", "pages", "events"}
 
 PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
-PURE += ["forwarded", "origins", "admission", "logins", "failures", "identity", "jwks"]
+PURE += ["forwarded", "origins", "policy", "admission", "logins", "failures", "identity", "jwks"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

@@ -21,6 +21,8 @@ HOME = [
     ("localhost:9090", "http://localhost:9090"),
     ("node_1:9090", "http://node_1"),
     ("127.0.0.1:9090", "http://127.0.0.1:3000"),
+    ("127.0.0.1:9090", "http://localhost:9090"),
+    ("localhost:9090", "http://[::1]:9090"),
     ("[::1]:9090", "http://[::1]:9090"),
     ("[::1]", "https://[::1]:8443"),
     ("[FE80::1]:80", "http://[fe80::1]"),
@@ -70,7 +72,11 @@ FOREIGN = [
     ("null", "null"),
     ("127.0.0.1", "http://0x7f.1"),
     ("127.0.0.1", "http://127.0.0.1.evil"),
-    ("127.0.0.1", "http://localhost"),
+    ("127.0.0.1", "http://localhost.evil"),
+    ("127.0.0.1", "http://127.0.0.1.2"),
+    ("127.0.0.1", "http://1127.0.0.1"),
+    ("localhost", "http://127.0.0.evil"),
+    ("192.0.2.1", "http://localhost"),
     ("[::1]", "http://[::2]"),
     ("[::1]", "http://::1"),
     ("[::1]", "http://[::1"),
@@ -93,7 +99,7 @@ class WebsocketTests(SynchronousTestCase):
         return False
 
     def test_table(self) -> None:
-        """The host must be ours to the letter; the port may be another."""
+        """The host must be ours, to the letter but for loopback; the port may be another."""
         for host, origin in HOME:
             self.assertFalse(self.refuses(Origins(), host, origin), (host, origin))
         for host, origin in FOREIGN:

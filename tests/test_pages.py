@@ -10,6 +10,7 @@ from tests.fakes import make_desk, make_offer
 from wsserver.access import ANYBODY, Caller
 from wsserver.lifecycle import Event
 from wsserver.pages import WEB, Files, status_page
+from wsserver.policy import Policy
 
 
 class StatusPageTests(SynchronousTestCase):
@@ -21,7 +22,9 @@ class StatusPageTests(SynchronousTestCase):
 
     def page(self) -> str:
         self.request = DummyRequest([])
-        return self.successResultOf(status_page(self.request, self.desk, self.caller)).decode()
+        return self.successResultOf(
+            status_page(Policy(), self.request, self.desk, self.caller)
+        ).decode()
 
     def test_nobody(self) -> None:
         """A service without instances has a row that says so."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
@@ -12,7 +15,8 @@ from tests.fakes import make_desk, make_doorkeeper
 from tests.wires import ask, ask_raw
 from wsserver.api import Api
 from wsserver.channel import HTTPSite
-from wsserver.pages import status_page
+from wsserver.pages import Files, status_page
+from wsserver.policy import Policy
 from wsserver.site import Root
 
 
@@ -42,15 +46,17 @@ class SiteCase(TestCase):
         (self.folder / "secret").write_text("canary")
 
     def make(self, directory: bool = False, websocket: bool = False, **headers: str) -> HTTPSite:
+        policy = Policy(added=list(headers.items()))
         desk = make_desk(Clock())
-        api = Api(desk, make_doorkeeper(desk), lambda: None, status_page)
+        api = Api(desk, make_doorkeeper(desk), lambda: None, partial(status_page, policy))
         root = Root(
             api.app.resource(),
             Events(),
             str(self.www) if directory else None,
             Upgrade() if websocket else None,
+            policy,
         )
-        return HTTPSite(root, list(headers.items()))
+        return HTTPSite(root, policy.headers)
 
 
 class PathTests(SiteCase):
@@ -66,6 +72,24 @@ class PathTests(SiteCase):
         self.assertEqual(
             (await ask(site, "/wsserver/style.css")).headers["Content-Type"], "text/css"
         )
+
+    async def test_told_to_browsers(self) -> None:
+        """Each answer says what may run; a file of the operator may run its own scripts."""
+        (self.www / "a.html").write_text("<script>1</script>")
+        site = self.make(directory=True)
+        for path in ("/", "/sub/", "/sub", "/none", "/a.html/b", "/%00", "/v1/none", "/v1/services",
+                     "/ansys1", "/wsserver/none", "/wsserver/events/T", "/%ff"):  # fmt: skip
+            headers = (await ask(site, path)).headers
+            self.assertIn("script-src 'none'", headers["Content-Security-Policy"], path)
+            self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
+            self.assertEqual(headers["X-Frame-Options"], "SAMEORIGIN")
+        for path in ("/v1/status_view", "/viewer.html", "/wsserver/front.html"):
+            headers = (await ask(site, path)).headers
+            self.assertIn("default-src 'self'", headers["Content-Security-Policy"], path)
+        headers = (await ask(site, "/a.html")).headers
+        self.assertEqual(headers["Content-Security-Policy"], "frame-ancestors 'self'")
+        posted = await ask(site, "/a.html", "PUT")
+        self.assertIn("script-src 'none'", posted.headers["Content-Security-Policy"])
 
     async def test_terminal(self) -> None:
         """The terminal has a page too, which alone allows styles inside."""
@@ -120,6 +144,20 @@ class PathTests(SiteCase):
         listing = (await ask(site, "/")).body
         self.assertNotIn(b"<i>", listing)
         self.assertIn(b"a%20b.txt", listing)
+
+    async def test_no_files(self) -> None:
+        """What is neither file nor folder does not exist; what cannot be read is forbidden."""
+        os.mkfifo(self.www / "pipe")
+        (self.www / "loop").symlink_to(self.www / "loop")
+        site = self.make(directory=True)
+        for path in ("/pipe", "/loop", "/" + "a" * 5000):
+            self.assertEqual((await ask(site, path)).code, 404, path)
+
+        def unlistable(_: object) -> NoReturn:
+            raise PermissionError
+
+        self.patch(Files, "listNames", unlistable)
+        self.assertEqual((await ask(site, "/")).code, 403)
 
     async def test_read_only(self) -> None:
         """Files can be looked at, and nothing else."""

@@ -24,6 +24,7 @@ from wsserver.errors import WSServerError
 from wsserver.forwarded import Proxies
 from wsserver.logs import log_request
 from wsserver.peer import peer_of
+from wsserver.policy import Policy
 
 #: The largest request body, in bytes; the REST interface needs almost none.
 MAX_BODY = 64 * 1024
@@ -204,7 +205,7 @@ class HTTPSite(Site):
     def __init__(
         self,
         root: IResource,
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str]] = Policy().headers,
         reactor: IReactorTime | None = None,
         deadlines: Deadlines = Deadlines(),  # noqa: B008  (frozen)
         proxies: Proxies = Proxies(),  # noqa: B008  (never changed)

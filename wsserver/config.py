@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -156,6 +156,10 @@ class Settings(Deadlines, Limits, Logins):
     proxy_protocol: bool = False
     #: Origins of web pages that may use us beside those of our own host; ``*`` for all.
     allowed_origins: list[str] = []
+    #: Origins whose pages may show ours in a frame; also ``self``, ``none`` and ``*``.
+    frame_ancestors: Annotated[list[str], Field(min_length=1)] = ["self"]
+    #: How long browsers shall come by TLS alone, in seconds (Strict-Transport-Security).
+    hsts: Annotated[int, Field(ge=0)] | None = None
     remote_session_config: str | None = None
     client_hostname: str = "127.0.0.1"
     client_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -380,6 +384,9 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
     yield from login_problems(
         settings, bool(settings.trusted_proxies), settings.security_token is not None
     )
+    yield from _framing_problems(settings.frame_ancestors)
+    if settings.hsts is not None and settings.cert is None:
+        yield "settings.hsts: needs cert as well"
     if (settings.key is not None) and settings.cert is None:
         yield "settings.key: needs cert as well"
     if settings.http_port == -1 and settings.ws_port in (None, -1):
@@ -395,3 +402,13 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         yield "settings.local_session: COUNT must be 1 or more"
     if settings.ping_timeout > settings.ping_interval:
         yield "settings.ping_timeout: must not be longer than ping_interval"
+
+
+def _framing_problems(ancestors: Sequence[str]) -> Iterable[str]:
+    for ancestor in ancestors:
+        try:
+            Origins([ancestor] if ancestor not in ("self", "none") else [])
+        except ValueError as error:
+            yield f"settings.frame_ancestors: {error}"
+    if "none" in ancestors and len(ancestors) > 1:
+        yield "settings.frame_ancestors: none stands alone"

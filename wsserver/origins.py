@@ -22,6 +22,8 @@ _PORT = r"(?::(?P<port>[0-9]{1,5}))?"
 _FLAGS = re.ASCII | re.IGNORECASE
 _AUTHORITY = re.compile(_HOST + _PORT, _FLAGS)
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST}{_PORT}", _FLAGS)
+# Names of this machine: a page of one may be told another (contract.md, documented address).
+_LOOPBACK = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
 _USUAL_PORTS = {"http": "80", "https": "443"}
 
 
@@ -87,7 +89,11 @@ class Origins:
         own = _AUTHORITY.fullmatch(host or "")
         if page is None or own is None or page["scheme"].lower() not in _USUAL_PORTS:
             return self.lists(origin)
-        return page["host"].lower() == own["host"].lower() or self.lists(origin)
+        return _usual(page["host"]) == _usual(own["host"]) or self.lists(origin)
+
+
+def _usual(host: str) -> str:
+    return "localhost" if _LOOPBACK.fullmatch(host.lower()) else host.lower()
 
 
 def _canonical(origin: str) -> str:

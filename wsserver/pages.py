@@ -18,22 +18,10 @@ from twisted.web.template import Element, Tag, XMLFile, flattenString, renderer,
 from wsserver.access import Caller, may_have, may_use
 from wsserver.desk import Desk
 from wsserver.lifecycle import Phase, Reservation
+from wsserver.policy import CSP, Policy
 
 #: The pages' own files; noVNC is brought in there at set-up.
 WEB = Path(__file__).parent / "web"
-
-#: The viewer may be told to connect to another host and port, hence ws: and wss:.
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
-        "object-src 'none'; base-uri 'none'; form-action 'self'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-#: xterm.js makes style sheets of its own.
-_INLINE_STYLES = "; style-src 'self' 'unsafe-inline'"
 
 _TYPES = {
     **File.contentTypes,
@@ -51,23 +39,20 @@ class Page(Resource):
 
     isLeaf = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, policy: Policy) -> None:
         super().__init__()
         self._path = WEB / name
-        self._styles = _INLINE_STYLES if name == "terminal.html" else ""
+        self._csp = policy.of_page(inline_styles=name == "terminal.html")
 
     def render_GET(self, request: Request) -> bytes:
         """Return the page."""
-        page_headers(request)
-        policy = PAGE_HEADERS["Content-Security-Policy"] + self._styles
-        request.setHeader("Content-Security-Policy", policy)
+        page_headers(request, self._csp)
         return self._path.read_bytes()
 
 
-def page_headers(request: Request) -> None:
+def page_headers(request: Request, csp: str) -> None:
     """Set the headers of an HTML page of ours."""
-    for name, value in PAGE_HEADERS.items():
-        request.setHeader(name, value)
+    request.setHeader(CSP, csp)
     request.setHeader("Content-Type", "text/html; charset=utf-8")
     request.setHeader("Cache-Control", "no-cache")
 
@@ -82,24 +67,41 @@ class Files(File):
 
     #: The real path of the directory at the top.
     root: Path
+    #: The Content-Security-Policy of a file.
+    csp: str
 
     @classmethod
-    def below(cls, directory: str | Path) -> Files:
+    def below(cls, directory: str | Path, csp: str) -> Files:
         """Return the tree of a directory."""
         # A file of a kind that nobody knows must not run as a page.
         files = cls(str(directory), defaultType="application/octet-stream")
-        files.root = Path(directory).resolve()
+        files.root, files.csp = Path(directory).resolve(), csp
         return files
 
     def getChild(self, path: bytes, request: IRequest) -> IResource:
         """Return a file or folder; links out of the root and dotfiles do not exist."""
         if path.startswith(b".") or not _is_text(path):
             return self.childNotFound
-        child = super().getChild(path, request)
-        outside = isinstance(child, Files) and not Path(child.path).resolve().is_relative_to(
-            self.root
-        )
-        return self.childNotFound if outside else child
+        try:
+            child: IResource = super().getChild(path, request)
+        except OSError:
+            return self.forbidden
+        if isinstance(child, Files) and not child.is_within():
+            return self.childNotFound
+        return child
+
+    def is_within(self) -> bool:
+        """Tell whether this is a file or folder of the root; to open a pipe would block."""
+        real = Path(self.path).resolve()
+        return real.is_relative_to(self.root) and (real.is_file() or real.is_dir())
+
+    def render_GET(self, request: Request) -> Any:
+        """Send a file; a folder has been found to be a listing or a redirect already."""
+        if self.isfile():
+            request.setHeader(CSP, self.csp)
+        return super().render_GET(request)
+
+    render_HEAD = render_GET
 
     def listNames(self) -> list[str]:
         """Return what a listing shows."""
@@ -116,7 +118,7 @@ class Files(File):
     def createSimilarFile(self, path: str) -> Files:
         """Return a file of the same tree."""
         similar: Files = super().createSimilarFile(path)
-        similar.root = self.root
+        similar.root, similar.csp = self.root, self.csp
         return similar
 
 
@@ -204,9 +206,9 @@ def _state(reservation: Reservation) -> str:
     return f"{word}: {reservation.detail}" if reservation.detail else word
 
 
-def status_page(request: Request, desk: Desk, caller: Caller) -> Deferred[bytes]:
+def status_page(policy: Policy, request: Request, desk: Desk, caller: Caller) -> Deferred[bytes]:
     """Render the status page with what the caller may see."""
-    page_headers(request)
+    page_headers(request, policy.of_page())
     request.setHeader("Cache-Control", "no-store")
     html = flattenString(cast(IRequest, request), StatusPage(desk, caller))
     return html.addCallback(lambda body: b"<!DOCTYPE html>\n" + body)

@@ -33,6 +33,7 @@ from wsserver.launch import Launcher
 from wsserver.offers import Offer, load_offers
 from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
+from wsserver.policy import Policy
 from wsserver.process import files_in_use
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
@@ -78,6 +79,7 @@ class Server(MultiService):
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
         origins = Origins(settings.allowed_origins)
+        policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         launcher = Launcher.with_threads(reactor, self._threads)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
@@ -91,7 +93,7 @@ class Server(MultiService):
             reactor,
             self.sessions.join,
             _basic(settings),
-            settings.headers,
+            policy.headers,
             settings.max_message_size,
             settings,
             self.proxies,
@@ -103,7 +105,7 @@ class Server(MultiService):
             self.desk,
             self.doorkeeper,
             stop or self.stopService,
-            status_page,
+            partial(status_page, policy),
             settings.act_for_users,
             origins,
             self.proxies,
@@ -114,10 +116,9 @@ class Server(MultiService):
             self.events,
             settings.http_directory,
             WebSocketResource(self.tunnels) if settings.one_port else None,
+            policy,
         )
-        self.site = HTTPSite(
-            root, settings.headers, reactor, settings, self.proxies, self.admission
-        )
+        self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)
         self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:

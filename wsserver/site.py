@@ -11,6 +11,7 @@ from twisted.web.resource import IResource, Resource
 
 from wsserver.errors import WSServerError
 from wsserver.pages import WEB, Files, Page
+from wsserver.policy import Policy
 from wsserver.replies import error_body
 
 #: The pages for a session; the viewer also has the name that clients of the original know.
@@ -25,7 +26,7 @@ class Root(Resource):
     """Finds the resource of a path (contract.md, "HTTP").
 
     ``websocket`` takes over every upgrade request, whatever its path, where
-    websockets share the HTTP port.
+    websockets share the HTTP port; ``policy`` is what browsers are told of answers.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Root(Resource):
         events: IResource,
         directory: str | None = None,
         websocket: IResource | None = None,
+        policy: Policy = Policy(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__()
         self._websocket = websocket
-        self._files = Files.below(directory) if directory is not None else None
+        self.policy = policy
+        self._files = Files.below(directory, policy.of_files) if directory is not None else None
         self.putChild(b"v1", api)
-        assets = Files.below(WEB)
+        assets = Files.below(WEB, policy.of_page())
         assets.putChild(b"events", events)
         self.putChild(b"wsserver", assets)
 
@@ -59,11 +62,11 @@ class Root(Resource):
         if _reserved(path):
             return _not_here()
         if path in SESSION_PAGES and not self._has(path):
-            return Page(SESSION_PAGES[path])
+            return Page(SESSION_PAGES[path], self.policy)
         if self._files is not None:
             found: IResource = self._files.getChildWithDefault(path, request)
             return found
-        return Page("front.html") if path == b"" else _not_here()
+        return Page("front.html", self.policy) if path == b"" else _not_here()
 
     def _has(self, name: bytes) -> bool:
         return self._files is not None and self._files.child(name.decode()).isfile()

@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--bind_user", action="store_true", help="a reservation is of use to its own user alone")
     add("--act_for_users", action="store_true",
         help="reserve takes user and groups from who holds the security token")  # fmt: skip
+    add("--frame_ancestors", action="append", metavar="ORIGIN",
+        help="pages that may show ours in a frame: origins, self (default), none or *")  # fmt: skip
+    add("--hsts", type=int, metavar="SECONDS", help="tell browsers to come by TLS alone")
     add("--client_hostname", metavar="HOST", help="where websockets without token go")
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
     add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")

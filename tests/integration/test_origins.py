@@ -79,8 +79,7 @@ class TableTests(CountedCase):
             with self.subTest(host=host, origin=origin[:80]):
                 found = [self.handshake(server, t, host, origin) for t in (token, "bad")]
                 self.assertEqual(found[0], found[1])
-                # twisted.web hangs up on a line that is too long.
-                self.assertIn(found[0], (0, 431) if len(origin) > 9999 else (400, 403))
+                self.assertIn(found[0], (431,) if len(origin) > 9999 else (400, 403))
         for host, origin in HOME:
             with self.subTest(host=host, origin=origin):
                 self.assertEqual(self.handshake(server, "bad", host, origin), 404)
@@ -162,7 +161,6 @@ class BrowserTests(CountedCase):
     def check(self, page_host: str, server_host: str) -> None:
         outcome, statuses = self.attack(page_host, server_host)
         self.assertEqual(set(outcome), {"opaque", "refused"})
-        self.assertEqual(outcome[-1], "refused")
         self.assertEqual(set(statuses), {403})
         self.assertEqual(len(self.server.instances("Counted")), 1)
         self.assertEqual(self.started(), 0)
@@ -171,7 +169,7 @@ class BrowserTests(CountedCase):
         """From another site, and from another port of this one."""
         self.server = self.serve("-v")
         self.token = self.server.reserve("Counted")
-        self.check("localhost", "127.0.0.1")
+        self.check("foreign.localhost", "127.0.0.1")
         # A socket of the same host is allowed, as its port may be another.
         outcome, statuses = self.attack("127.0.0.1", "127.0.0.1")
         self.assertEqual((set(statuses), outcome[-1]), ({403}, "open"))

@@ -213,6 +213,20 @@ class LifeTests(DeskTestCase):
         self.assertEqual(self.desk.live(), [])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
+    def test_watcher_that_changes(self) -> None:
+        """Who watches hears everything in order, also what another watcher brings about."""
+        desk = make_desk(self.clock, make_offer())
+
+        def stop(reservation: Reservation) -> None:
+            if reservation.phase is Phase.STOPPING:
+                desk.report(reservation.token, Event.STOPPED)
+
+        desk.watch(stop)
+        desk.watch(self.changes.append)
+        desk.claim(desk.reserve("Demo", {}).token)
+        desk.release(desk.live()[0].token)
+        self.assertEqual(self.seen[1:], [Phase.STARTING, Phase.STOPPING, Phase.RELEASED])
+
     def test_share(self) -> None:
         """Credentials are kept from the start on, and neither logged nor shown."""
         token = self.desk.reserve("Demo", {}).token

@@ -23,6 +23,11 @@ class RegistryTests(SynchronousTestCase):
         self.assertEqual(registry.free_index(spec, [held(0, service="Other")]), 0)
         self.assertIsNone(registry.free_index(spec, [held(0), held(1), held(2)]))
 
+    def test_indexes_beyond(self) -> None:
+        """An instance whose index a reload took away still counts."""
+        self.assertIsNone(registry.free_index(make_spec(count=1), [held(1)]))
+        self.assertEqual(registry.free_index(make_spec(count=2), [held(2)]), 0)
+
     def test_free_count(self) -> None:
         """Free instances are counted by service, and never below none."""
         spec = make_spec(count=2)

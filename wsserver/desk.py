@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -67,6 +68,7 @@ class Desk(Service):
         self._wall = wall
         self._promised: dict[str, Offer] = {}
         self._watchers: list[Watcher] = []
+        self._news: deque[Reservation] = deque()
         self._draining = False
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = clock
@@ -226,12 +228,20 @@ class Desk(Service):
         self._store.put(reservation)
         if not reservation.live:
             self._promised.pop(reservation.token, None)
-        for watcher in self._watchers:
-            try:
-                watcher(reservation)
-            except Exception:
-                # Who merely looks on must not keep a session from ending.
-                _log.failure("a watcher of reservations failed")
+        self._news.append(reservation)
+        if len(self._news) == 1:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell all watchers the news in order, also of what the watchers themselves change."""
+        while self._news:
+            for watcher in self._watchers:
+                try:
+                    watcher(self._news[0])
+                except Exception:
+                    # Who merely looks on must not keep a session from ending.
+                    _log.failure("a watcher of reservations failed")
+            self._news.popleft()
 
     def _sweep_failed(self, failure: Failure) -> None:
         _log.failure("the sweep stopped", failure=failure)

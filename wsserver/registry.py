@@ -17,7 +17,12 @@ DEFAULT_RETRY = 10
 
 
 def free_index(spec: ServiceSpec, live: Sequence[Reservation]) -> int | None:
-    """Return the lowest index of ``spec`` that no live reservation holds, or None."""
+    """Return the lowest index of ``spec`` that no live reservation holds, or None.
+
+    After a reload there may be more instances than ``spec`` has indexes for: they count.
+    """
+    if not free_count(spec, live):
+        return None
     taken = {r.index for r in live if r.service == spec.name}
     return next((i for i in range(spec.count) if i not in taken), None)
 

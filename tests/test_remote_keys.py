@@ -89,6 +89,13 @@ class RemoteKeysTests(SynchronousTestCase):
         for found in waiting:
             self.assertEqual(self.kids(found), [])
 
+    def test_at_once(self) -> None:
+        """Who runs the server need not wait for the next minute."""
+        self.start()
+        self.keys.refresh(at_once=True)
+        self.answer(NEW)
+        self.assertEqual(self.kids(self.find("new")), ["new"])
+
     def test_failure(self) -> None:
         """Where the fetch fails, or the answer is no key, the old ones count on."""
         self.start()

@@ -55,12 +55,12 @@ class RemoteKeys:
             raise Unavailable("the keys of the identity provider cannot be had", int(RETRY))
         return self._fitting(algorithm, kid)
 
-    def refresh(self) -> Deferred[None]:
+    def refresh(self, at_once: bool = False) -> Deferred[None]:
         """Fetch the keys, unless that was tried of late; the Deferred never fails.
 
         Everybody who waits has a Deferred of their own.
         """
-        if self._fetching is None and self._older_than(RETRY):
+        if self._fetching is None and (at_once or self._older_than(RETRY)):
             self._tried = self._clock.seconds()
             self._fetching = Deferred.fromCoroutine(self._renew())
             self._fetching.addCallback(self._renewed)

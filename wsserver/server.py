@@ -169,6 +169,7 @@ class Server(MultiService):
             return
         self._offers = self.desk.offers = offers
         self.doorkeeper.identity = self.sources.identity(files)
+        self.sources.renew()
         self._threads.change(sum(offer.spec.count for offer in offers.values()))
         _log.info("reloaded: offers {what}", what=self._offered())
         self._warn()

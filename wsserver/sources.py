@@ -85,8 +85,7 @@ class Sources(Service):
         # One that has stopped cannot start again, and a server can.
         self._threads = ThreadPool(0, THREADS, "passwords")
         self._threads.start()
-        if self._remote is not None:
-            self._remote.refresh()
+        self.renew()
 
     def stopService(self) -> None:
         """Check no more passwords."""
@@ -94,6 +93,11 @@ class Sources(Service):
         threads, self._threads = self._threads, None
         if threads is not None:
             threads.stop()
+
+    def renew(self) -> None:
+        """Fetch again what comes from afar."""
+        if self._remote is not None:
+            self._remote.refresh(at_once=True)
 
     def identity(self, files: Files) -> Identity:
         """Return the sources of the settings with what is in these files."""

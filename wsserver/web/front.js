@@ -31,16 +31,25 @@ function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function ask() {
-  const wrong = access !== null;
-  remember(null);
+function hold() {
   asking = true;
   clearTimeout(timer);
+  $("services").hidden = true;
+}
+
+function ask(answer) {
+  // Where it would do, the browser has asked for a password by now.
+  if (!/\bBearer\b/i.test(answer.headers.get("WWW-Authenticate") || "")) {
+    hold();
+    return say($("message"), "You are not logged in. Load this page again to log in; if that does not help, ask the operator of this server.");
+  }
+  const wrong = access !== null;
+  remember(null);
+  hold();
   say($("message"), "");
   say($("access-error"), wrong ? "That access token was not accepted. Check it and try again." : "");
   $("access-token").toggleAttribute("aria-invalid", wrong);
   $("access").hidden = false;
-  $("services").hidden = true;
   $("access-token").focus();
   $("access-token").select();
 }
@@ -193,7 +202,8 @@ async function refresh() {
   running = true;
   try {
     const answer = await call("/v1/services");
-    if (answer.status === 401) return ask();
+    if (answer.status === 401) return ask(answer);
+    if (answer.status === 429) return say($("message"), `Too many wrong attempts came from your address. Trying again until it may go on, in about ${wait(Number(answer.headers.get("Retry-After")) || 60)}.`);
     if (!answer.ok) throw new Error(String(answer.status));
     show(await answer.json());
   } catch {
@@ -212,7 +222,7 @@ async function open(card) {
   enable(card);
   try {
     const answer = await call(`/v1/reserve/${encodeURIComponent(card.name)}${chosen(card)}`, { method: "POST" });
-    if (answer.status === 401) { card.busy = false; enable(card); return ask(); }
+    if (answer.status === 401) { card.busy = false; enable(card); return ask(answer); }
     const body = await answer.json().catch(() => ({}));
     if (answer.status !== 200 || !body.token) {
       throw new Error(body.message || `The server could not open it (${answer.status}). Please try again.`);

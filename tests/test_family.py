@@ -194,6 +194,26 @@ class EndTests(FamilyTestCase):
         wait_until(lambda: (now := look(pid)) is None or now.zombie)
 
 
+class JournalTests(FamilyTestCase):
+    def test_noted(self) -> None:
+        """A supervisor is noted before it starts anything, and when nothing is left."""
+        diary = Diary()
+        family = self.make(diary)
+        self.assertRaises(OSError, self.start, "/no/such/program", family=family)
+        pid = family.supervisor_pid
+        self.start("sleep", "60", family=family)
+        self.assertEqual(diary.lines, [("began", family.mark, pid)])
+        family.end(20)
+        self.assertEqual(diary.lines[1:], [("ended", family.mark)])
+
+    def test_full(self) -> None:
+        """Where it cannot be noted nothing is started."""
+        family = self.make(Diary(full=True))
+        self.assertRaises(ServiceFailed, self.start, "sleep", "60", family=family)
+        self.assertIsNone(family.supervisor_pid)
+        self.assertEqual(list(marked([family.mark])), [])
+
+
 class KilledTests(FamilyTestCase):
     """Somebody kills or stops the supervisor."""
 

@@ -22,8 +22,8 @@ ROWS = [
     "registry access frames admission jwks",
     "identity",
     "supervisor threads htpasswd bearer",  # layer 2
-    "family store passwords remote_keys",
-    "processes",
+    "family journal store passwords remote_keys",
+    "processes aftermath",
     "scripts",
     "offers",
     "launch",

@@ -6,6 +6,8 @@ import errno
 import gc
 import os
 import resource
+import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -122,3 +124,42 @@ class FilesInUseTests(SynchronousTestCase):
         self.kernel_tells(0)
         self.patch(os, "open", full)
         self.assertEqual(files_in_use(), 1.0)
+
+
+class EndTests(SynchronousTestCase):
+    """A server that is told to end does end."""
+
+    def run_code(self, code: str) -> tuple[int, float, str]:
+        """Let a process end in time; return its status, how long it took, and its log."""
+        began = time.monotonic()
+        code = (
+            "import os, signal, sys, time\n"
+            "from twisted.logger import globalLogPublisher, textFileLogObserver\n"
+            "globalLogPublisher.addObserver(textFileLogObserver(sys.stdout))\n"
+            f"from wsserver import process; process.SPARE_TIME = 0\n{code}\ntime.sleep(60)"
+        )
+        argv = [sys.executable, "-c", code]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=50)
+        return done.returncode, time.monotonic() - began, done.stdout
+
+    def test_second_signal(self) -> None:
+        """A further signal ends it at once."""
+        for name in ("SIGTERM", "SIGINT"):
+            status, seconds, log = self.run_code(
+                f"process.end_in_time(50); os.kill(os.getpid(), signal.{name})"
+            )
+            self.assertEqual(status, 128 + getattr(signal, name))
+            self.assertLess(seconds, 40)
+            self.assertIn("ends at once: a second signal", log)
+
+    def test_too_long(self) -> None:
+        """So does time, whatever hangs."""
+        status, seconds, log = self.run_code("process.end_in_time(0.1)")
+        self.assertEqual(status, 128 + signal.SIGALRM)
+        self.assertLess(seconds, 40)
+        self.assertIn("ends at once: it takes too long", log)
+
+    def test_log_fails(self) -> None:
+        """A log that cannot be written does not keep it."""
+        status, _, _ = self.run_code("process._log = None; process.end_in_time(0.1)")
+        self.assertEqual(status, 128 + signal.SIGALRM)

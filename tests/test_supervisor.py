@@ -29,7 +29,8 @@ class SupervisorTestCase(SynchronousTestCase):
         self.peer, theirs = socket.socketpair()
         self.peer.settimeout(20)
         with theirs:
-            argv = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid())]
+            # As the server does but for -I -S, which keep the measuring of coverage away.
+            argv = [sys.executable, supervisor.__file__, str(os.getpid())]
             self.process = subprocess.Popen(argv, stdin=theirs.fileno())
         self.null = os.open(os.devnull, os.O_RDWR)
         self.addCleanup(os.close, self.null)

@@ -289,6 +289,30 @@ class ServiceTests(TapCase):
             makeService(self.options(f"--http_port 0 --log_file {self.folder}/no/log"))
         self.assertIn("no/log: No such file", str(caught.exception))
 
+    def test_ends_in_time(self) -> None:
+        """From the stop on the process ends in time, whatever hangs."""
+        seen: list[float] = []
+        self.patch(tap, "end_in_time", seen.append)
+        service = makeService(self.options("--http_port 0 --shutdown_timeout 7"))
+        service.stopService()
+        self.assertEqual(seen, [])
+        service.running = 1
+        self.patch(tap.Server, "stopService", lambda _: None)
+        service.stopService()
+        self.assertEqual(seen, [7.0])
+
+    def test_unsafe_state(self) -> None:
+        """A state directory into which others may write is one line, and nothing listens."""
+        state = self.folder / "state"
+        state.mkdir()
+        state.chmod(0o777)
+        service = makeService(self.options(f"--http_port 0 --state_directory {state}"))
+        with self.assertRaises(SystemExit) as caught, capturedLogs() as events:
+            service.privilegedStartService()
+        self.assertEqual(caught.exception.code, 1)
+        self.assertIn("others may write into", events[-1]["error"])
+        self.assertEqual(service._ports, [])
+
 
 class TryTests(TapCase):
     def setUp(self) -> None:

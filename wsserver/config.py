@@ -166,6 +166,7 @@ class Settings(Deadlines, Limits, Logins):
     local_session: list[tuple[str, int]] = []
     timeout: Seconds = 300.0
     shutdown_timeout: Seconds = 20.0
+    state_directory: str | None = None
     max_message_size: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
     log_file: str | None = None
     verbose: Annotated[int, Field(ge=0)] = 0

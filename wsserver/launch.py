@@ -19,6 +19,7 @@ from twisted.python.threadpool import ThreadPool
 
 from wsserver.config import ServiceSpec
 from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
+from wsserver.family import Journal
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
 from wsserver.threads import in_own_thread
@@ -52,18 +53,23 @@ class Launcher:
         run: Callable[[Callable[[], Any]], Deferred[Any]],
         run_apart: Callable[[Callable[[], Any]], Deferred[Any]],
         call_from_thread: Callable[..., object],
+        journal: Journal | None = None,
     ) -> None:
         self.clock = clock
         self.run = run
         self.run_apart = run_apart
         self.call_from_thread = call_from_thread
+        self.journal = journal
 
     @classmethod
-    def with_threads(cls, reactor: Any, pool: ThreadPool) -> Launcher:
+    def with_threads(
+        cls, reactor: Any, pool: ThreadPool, journal: Journal | None = None
+    ) -> Launcher:
         """Return a launcher on a real reactor."""
         threads: IReactorFromThreads = reactor
         run = partial(deferToThreadPool, reactor, pool)
-        return cls(reactor, run, partial(in_own_thread, threads), threads.callFromThread)
+        apart = partial(in_own_thread, threads)
+        return cls(reactor, run, apart, threads.callFromThread, journal)
 
     def prepare(
         self,
@@ -277,6 +283,7 @@ class Instance:
         tell = self._launcher.call_from_thread
         script.on_progress = partial(tell, self._noted)
         script.on_share = partial(tell, self._on_share)
+        script.family.journal = self._launcher.journal
         self._script = script
         if self._cancelled:
             script.cancelled.set()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 import sys
 import time
+from threading import Timer
 from typing import Any
 
 from twisted.logger import Logger
@@ -16,6 +18,8 @@ WANTED_FILES = 65536
 SPARE_FILES = 200
 #: How long a thread of a busy script may keep the reactor's thread waiting, in seconds.
 SWITCH_INTERVAL = 0.0005
+#: How much longer than an orderly stop the process may take to end, in seconds.
+SPARE_TIME = 1.0
 
 _log = Logger(namespace="wsserver")
 
@@ -72,3 +76,24 @@ def settle() -> None:
     """Spare the collector of garbage what will stay to the end anyway."""
     gc.collect()
     gc.freeze()
+
+
+def end_in_time(timeout: float) -> None:
+    """Let the process end within ``timeout`` seconds and a little, and at once by a signal.
+
+    Something may hang that nobody can end, such as a look-up of a name.  What runs for
+    sessions ends as well: their supervisors see that the server is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_at_once)
+    watchdog = Timer(timeout + SPARE_TIME, _end_at_once, (signal.SIGALRM, None))
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _end_at_once(number: int, _: object) -> None:
+    try:
+        why = "it takes too long" if number == signal.SIGALRM else "a second signal"
+        _log.critical("the server ends at once: {why}", why=why)
+    finally:
+        os._exit(128 + number)

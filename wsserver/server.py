@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 
 from wsserver.access import mint_token
 from wsserver.admission import Admission
+from wsserver.aftermath import clean
 from wsserver.api import Api
 from wsserver.arrivals import Arrivals
 from wsserver.channel import HTTPSite
@@ -29,6 +31,7 @@ from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
 from wsserver.forwarded import Proxies
+from wsserver.journal import Journal, state_directory
 from wsserver.launch import Launcher
 from wsserver.offers import Offer, load_offers
 from wsserver.origins import Origins
@@ -80,7 +83,8 @@ class Server(MultiService):
         )
         origins = Origins(settings.allowed_origins)
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
-        launcher = Launcher.with_threads(reactor, self._threads)
+        self.journal = Journal(state_directory(settings.state_directory, os.environ))
+        launcher = Launcher.with_threads(reactor, self._threads, self.journal)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
         self.proxies = Proxies(settings.trusted_proxies)
@@ -122,17 +126,23 @@ class Server(MultiService):
         self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
 
     def privilegedStartService(self) -> None:
-        """Listen on every port, or on none.
+        """End what servers that died have left, then listen on every port, or on none.
+
+        The former blocks for some seconds, where there is anything.
 
         Raises:
             CannotListenError: a port is taken or forbidden.
+            ConfigError: the state directory is not safe.
         """
         super().privilegedStartService()
+        self.journal.open()
         try:
+            clean(self.journal.directory)
             self._listen()
         except BaseException:
             while self._ports:
                 self._ports.pop().stopListening()
+            self.journal.close()
             raise
 
     def startService(self) -> None:
@@ -195,6 +205,7 @@ class Server(MultiService):
             tunnel.transport.abortConnection()
         self.events.close()
         self._threads.stop()
+        self.journal.close()
 
     def _in_time(self, work: Deferred[Any]) -> Deferred[bool]:
         """Tell whether work ended within ``shutdown_timeout``; it is not cancelled."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
@@ -21,7 +22,7 @@ from wsserver.config import Settings, load_settings, make_settings, service_file
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
 from wsserver.offers import Offer
-from wsserver.process import prepare, raise_file_limit, settle
+from wsserver.process import end_in_time, prepare, raise_file_limit, settle
 from wsserver.server import Server, check_directory, offers_of
 from wsserver.sources import read_files
 from wsserver.tls import context_factory
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
     add("--timeout", type=float, metavar="SECONDS", help="life of an unused reservation; 300")
     add("--shutdown_timeout", type=float, metavar="SECONDS", help="longest shutdown; 20")
+    add("--state_directory", metavar="DIR", help="where it is noted which sessions there are")
     for name, what in _DEADLINES.items():
         add(f"--{name}", type=float, metavar="SECONDS", help=what)
     for name, what in _LIMITS.items():
@@ -211,11 +213,17 @@ class TwistdServer(Server):
         # Not within whatever the signal has interrupted.
         self._reactor.callFromThread(self.reload)
 
+    def stopService(self) -> Deferred[None]:
+        """Stop in order; the process ends in time, whatever hangs."""
+        if self.running:
+            end_in_time(self._settings.shutdown_timeout)
+        return super().stopService()
+
     def privilegedStartService(self) -> None:
         """Listen on every port, or exit."""
         try:
             super().privilegedStartService()
-        except CannotListenError as error:
+        except (CannotListenError, ConfigError) as error:
             # Standard error belongs to the log by now.
             _log.critical("{error}", error=str(error))
             raise SystemExit(1) from None

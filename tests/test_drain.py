@@ -43,6 +43,13 @@ class DrainTests(SynchronousTestCase):
         self.clock.pump([1.0] * 40)
         self.assertEqual([step for step, _ in self.steps], ["hang up", "abort"])
 
+    def test_late_reactor(self) -> None:
+        """While the reactor stood still nothing could move, so no step is due yet."""
+        self.clock.advance(60.0)
+        self.assertEqual(self.steps, [])
+        self.clock.advance(10.5)
+        self.assertEqual(self.steps, [("hang up", 70.5)])
+
     def test_unknown(self) -> None:
         """Where nothing is known of an end, time alone counts."""
         self.taken = {"a": None, "b": None}

@@ -93,6 +93,16 @@ class KeepaliveTests(SynchronousTestCase):
         self.pass_time(300, acknowledged=2)
         self.assertEqual([why for _, why in self.lost], ["the client answers nothing"])
 
+    def test_late_reactor(self) -> None:
+        """A client is not to blame for time in which the reactor stood still."""
+        self.pass_time(30, sent=1)
+        self.clock.advance(3600.0)
+        self.pass_time(90)
+        self.assertEqual(self.lost, [])
+        # From there on it counts as ever.
+        self.pass_time(45)
+        self.assertEqual([why for _, why in self.lost], ["the client answers nothing"])
+
     def test_unknown(self) -> None:
         """Where the kernel tells nothing, pings are all there is."""
         self.client = None

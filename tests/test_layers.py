@@ -27,11 +27,11 @@ ROWS = [
     "scripts",
     "offers",
     "launch",
-    "desk",  # layer 3
+    "desk pulse",  # layer 3
     "sessions doorkeeper",
     "outlets preamble",  # layer 4: what doors share
     "peer",
-    "relay drain keepalive replies connect arrivals provenance",
+    "relay drain stall keepalive replies connect arrivals provenance",
     "handshake channel",
     "tunnel api pages events sharing",  # the doors
     "site",

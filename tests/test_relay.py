@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import struct
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +23,9 @@ from websockets.uri import parse_uri
 from tests.test_tls import make as certificate
 from tests.test_tunnel import Direct, TunnelCase
 from tests.wires import SecureWire, SocketWire, Wire, close, frame
-from wsserver import relay, tunnel
+from wsserver import relay, stall, tunnel
 from wsserver.outlets import Buffers, socket_below
+from wsserver.peer import Peer
 from wsserver.relay import HEAD, READ_SIZE, DirectRelay, Relay, TLSRelay
 from wsserver.tls import Certificate
 
@@ -42,6 +44,11 @@ class AutobahnAlone:
 
     def from_service(self, data: bytes) -> None:
         self._websocket.sendMessage(data, isBinary=True)
+
+    def up_waits(self) -> bool:
+        return False
+
+    down_waits = up_waits
 
     def browser_lost(self) -> None:
         """Nothing is kept."""
@@ -269,6 +276,32 @@ class DirectRelayTests(Direct, TunnelCase):
         self.assertEqual(heard(self.browser.take())[0], b"output")
         self.assertEqual(self.wire.take(), sent)
         self.assertEqual((self.lent, self.browser.paused), (0, False))
+
+    def test_service_takes_nothing(self) -> None:
+        """A service that takes nothing of what waits for it has failed, after its time."""
+        self.patch(stall, "peer_of", lambda transport: Peer(0, 0, 0))
+        self.open()
+        self.stall_service()
+        self.clock.pump([60.0] * 5)
+        self.assertEqual(self.session.failures, [])
+        self.clock.advance(60.0)
+        opcode, payload = heard(self.browser.take())[1][-1]
+        self.assertEqual(opcode, Opcode.CLOSE)
+        self.assertEqual(payload, struct.pack(">H", 4502) + b"the service reads nothing")
+        self.assertEqual(self.session.failures, ["the service reads nothing"])
+        self.clock.pump([10.0] * 2)
+        self.assertTrue(self.wire.aborted)
+
+    def test_browser_takes_nothing(self) -> None:
+        """So is a browser cut off, though it still sends."""
+        self.patch(stall, "peer_of", lambda transport: Peer(0, 0, 0))
+        self.open()
+        self.stall_browser()
+        for _ in range(6):
+            self.browser.feed(frame(b"input"))
+            self.clock.advance(60.0)
+        self.assertTrue(self.browser.aborted)
+        self.assertEqual(self.wire.take(), 6 * b"input")
 
     def test_both_stalled(self) -> None:
         """Both may stop at one time, at one buffer each, and nothing is lost."""

@@ -217,6 +217,30 @@ class HandshakeTests(TunnelCase):
         self.plug.succeed()
         self.upgrade()
 
+    def test_refusal_that_nobody_takes(self) -> None:
+        """A refused client that does not close, or read, is cut off in time."""
+        self.assertEqual(self.refused("")[0], 400)
+        self.clock.advance(9.9)
+        self.assertFalse(self.browser.aborted)
+        self.clock.advance(0.2)
+        self.assertTrue(self.browser.aborted)
+        self.hang_up()
+        self.refused("")
+        self.hang_up()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_late_reactor(self) -> None:
+        """A request that arrived while the reactor was late is heard before time is up."""
+        self.dial(b"")
+        self.tunnel.onOpenHandshakeTimeout()
+        self.browser_sends(request("?token=T"))
+        self.clock.advance(0)
+        self.assertFalse(self.browser.disconnecting)
+        self.dial(b"")
+        self.tunnel.onOpenHandshakeTimeout()
+        self.clock.advance(0)
+        self.assertTrue(self.browser.aborted)
+
     def test_no_token(self) -> None:
         """Without a token and without a fixed host there is nowhere to go."""
         self.assertEqual(self.refused("")[0], 400)

@@ -12,9 +12,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wsserver.peer import peer_of
 
+#: From how many seconds on a look counts as late.
+LATE = 1.0
+
 
 class Drain:
-    """Takes steps, each when nothing has been delivered for ``patience`` seconds."""
+    """Takes steps, each when nothing has been delivered for ``patience`` seconds.
+
+    Time in which the reactor stood still does not count: nothing could be sent.
+    """
 
     def __init__(
         self,
@@ -28,7 +34,7 @@ class Drain:
         self._transports = list(transports)
         self._steps = list(steps)
         self._delivered = self._count()
-        self._timer: IDelayedCall = clock.callLater(self._patience, self._look)
+        self._wait()
 
     def cancel(self) -> None:
         """Take no further step."""
@@ -38,10 +44,15 @@ class Drain:
 
     def _look(self) -> None:
         before, self._delivered = self._delivered, self._count()
-        if self._delivered == before:
+        late = self._clock.seconds() - self._due >= LATE
+        if self._delivered == before and not late:
             self._steps.pop(0)()
         if self._steps:
-            self._timer = self._clock.callLater(self._patience, self._look)
+            self._wait()
+
+    def _wait(self) -> None:
+        self._due = self._clock.seconds() + self._patience
+        self._timer: IDelayedCall = self._clock.callLater(self._patience, self._look)
 
     def _count(self) -> int:
         peers = map(peer_of, self._transports)

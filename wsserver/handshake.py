@@ -125,6 +125,10 @@ class Handshake(WebSocketServerProtocol):
         client = self.client or self.transport.getPeer().host
         log_request(client, "GET", getattr(self, "http_request_uri", "-"), code, len(body))
 
+    def onOpenHandshakeTimeout(self) -> None:  # noqa: N802
+        """Give up, but a turn later: where the reactor was late, what has arrived is heard."""
+        self.factory.reactor.callLater(0, super().onOpenHandshakeTimeout)
+
     def _dataReceived(self, data: bytes) -> None:
         """Bound the request head, which Autobahn does not, and what comes before its answer."""
         if self.state == self.STATE_CONNECTING:

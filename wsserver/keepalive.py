@@ -54,6 +54,7 @@ class Keepalive:
     def _ping(self) -> None:
         self._asked = peer_of(self._transport)
         self._send()
+        self._due = self._clock.seconds() + self._deadlines.ping_timeout
         self._timer = self._clock.callLater(self._deadlines.ping_timeout, self._look)
 
     def _look(self) -> None:
@@ -62,6 +63,8 @@ class Keepalive:
         before, now = self._asked, peer_of(self._transport)
         if before is None or now is None:
             return
+        # While the reactor stood still, nobody could answer us.
+        self._heard += self._clock.seconds() - self._due
         taken = now.acknowledged - before.acknowledged
         if now.sent > before.sent or taken > PING_SIZE:
             self._heard = self._clock.seconds()

@@ -44,7 +44,11 @@ class Buffers:
 
 
 class Outlet(Protocol):
-    """What takes the bytes of one direction."""
+    """What takes the bytes of one direction; ``waits`` while some of them are not out."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether bytes wait for the reader."""
 
     def send(self, data: memoryview) -> bool:
         """Send bytes; tell whether their buffer is free again.
@@ -58,6 +62,9 @@ class Outlet(Protocol):
 
 class TransportOutlet:
     """Writes through the transport; the transport pauses its producer itself."""
+
+    #: What such a transport holds is not known.
+    waits = False
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -87,6 +94,11 @@ class SocketOutlet:
         self._paused = False
         self._twisted_writes = transport.doWrite
         transport.doWrite = self._do_write
+
+    @property
+    def waits(self) -> bool:
+        """Whether bytes wait for the reader."""
+        return self._kept is not None or self._twisted_holds()
 
     def send(self, data: memoryview) -> bool:
         """Send bytes; tell whether their buffer is free again."""
@@ -169,6 +181,11 @@ class TLSOutlet:
         self._source = source
         #: Whether Twisted writes, as it must where TLS is not ready to.
         self.usual = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether bytes wait for the reader."""
+        return self._below.waits
 
     def send(self, data: memoryview) -> bool:
         """Send bytes; their buffer is always free again."""

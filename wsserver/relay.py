@@ -91,6 +91,14 @@ class Relay:
         """Pass on what the service's transport has received."""
         self._send_down(bytearray(bytes(HEAD) + data), HEAD + len(data))
 
+    def up_waits(self) -> bool:
+        """Tell whether bytes wait for the service to take them."""
+        return self._to_service.waits
+
+    def down_waits(self) -> bool:
+        """Tell whether bytes wait for the browser to take them."""
+        return self._to_browser.waits
+
     def browser_lost(self) -> None:
         """The connection to the browser is gone."""
         self._to_browser.close()

@@ -38,6 +38,7 @@ from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
 from wsserver.policy import Policy
 from wsserver.process import files_in_use
+from wsserver.pulse import Pulse
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
 from wsserver.site import Root
@@ -87,6 +88,7 @@ class Server(MultiService):
         launcher = Launcher.with_threads(reactor, self._threads, self.journal)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
+        Pulse(reactor).setServiceParent(self)
         self.proxies = Proxies(settings.trusted_proxies)
         self.admission = Admission(settings.max_connections_per_address, files_in_use)
         self.sources = Sources(reactor, settings, self.proxies)

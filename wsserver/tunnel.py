@@ -7,6 +7,7 @@ Close codes: contract.md, "Websocket".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -33,6 +34,7 @@ from wsserver.handshake import Handshake
 from wsserver.keepalive import Keepalive
 from wsserver.origins import Origins
 from wsserver.relay import Relay, join
+from wsserver.stall import Stall
 
 #: What a client may send while its service starts, in bytes.
 EARLY_BYTES = 64 * 1024
@@ -77,6 +79,7 @@ class Tunnel(Handshake):
     _service: ServiceEnd | None = None
     _relay: Relay | None = None
     _keepalive: Keepalive | None = None
+    _stalls: tuple[Stall, ...] = ()
     _drain: Drain | None = None
     _service_drain: Drain | None = None
     _early = b""
@@ -140,8 +143,19 @@ class Tunnel(Handshake):
         begun: bytes = self.data
         self.data = b""
         self._relay = join(self, service, self._scanner())
+        self._stalls = self._watch(self._relay, service)
         if begun:
             self._relay.from_browser(begun)
+
+    def _watch(self, relay: Relay, service: ServiceEnd) -> tuple[Stall, Stall]:
+        """Watch both directions for a reader that takes nothing of what waits for it."""
+        factory, patience = self.factory, self.factory.deadlines.stall_timeout
+        up = partial(self._fail, ConnectFailed("the service reads nothing"))
+        down = partial(self._vanished, "the client reads nothing")
+        return (
+            Stall(factory.reactor, patience, service.transport, relay.up_waits, up),
+            Stall(factory.reactor, patience, self.transport, relay.down_waits, down),
+        )
 
     def _scanner(self) -> Scanner:
         """Return a scanner that goes on where Autobahn has come to."""
@@ -258,8 +272,7 @@ class Tunnel(Handshake):
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self._relay is not None:
             self._relay.down = False
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        self._unwatch()
         if self._drain is None:
             steps = [self._end, self._hang_up, self.transport.abortConnection]
             ends = [self.transport, *([self._service.transport] if self._service else [])]
@@ -269,15 +282,19 @@ class Tunnel(Handshake):
 
     def dropConnection(self, abort: bool = False) -> None:
         """Close the connection; at an orderly end what is under way is still sent."""
-        super().dropConnection(abort and self.state != self.STATE_CLOSING)
+        abort = abort and self.state != self.STATE_CLOSING
+        super().dropConnection(abort)
+        if not abort and self._drain is None:
+            # Of a refused handshake: the answer may be read slowly, or never.
+            self._drain = self._drained([self.transport], [self.transport.abortConnection])
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         """The websocket is gone, whatever step the tunnel is in."""
         self.factory.tunnels.discard(self)
         self.factory.opening.discard(self)
-        for watch in (self._keepalive, self._drain):
-            if watch is not None:
-                watch.cancel()
+        self._unwatch()
+        if self._drain is not None:
+            self._drain.cancel()
         if self._relay is not None:
             self._relay.browser_lost()
         self._end()
@@ -311,6 +328,11 @@ class Tunnel(Handshake):
     def _drained(self, ends: Iterable[Any], steps: Iterable[Callable[[], object]]) -> Drain:
         factory = self.factory
         return Drain(factory.reactor, factory.deadlines.close_timeout, ends, steps)
+
+    def _unwatch(self) -> None:
+        for watch in (self._keepalive, *self._stalls):
+            if watch is not None:
+                watch.cancel()
 
     def _vanished(self, why: str) -> None:
         _log.info("{peer}: {why}", peer=self.peer, why=why)

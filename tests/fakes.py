@@ -140,11 +140,15 @@ class Workshop:
 
 
 def make_spec(
-    name: str = "Demo", count: int = 2, options: Mapping[str, Any] | None = None, **tuning: Any
+    name: str = "Demo",
+    count: int = 2,
+    options: Mapping[str, Any] | None = None,
+    script_file: str = "demo.py",
+    **tuning: Any,
 ) -> ServiceSpec:
     """Return a checked service type."""
     return ServiceSpec(
-        name=name, script="demo.py", count=count, options=dict(options or {}), **tuning
+        name=name, script=script_file, count=count, options=dict(options or {}), **tuning
     )
 
 

@@ -346,7 +346,7 @@ class SettingsTests(SynchronousTestCase):
         found = self.problems({"htp_port": 1, "timeout": 0})
         self.assertEqual(sorted(p.split(":")[0] for p in found),
                          ["settings.htp_port", "settings.timeout"])  # fmt: skip
-        self.assertIn("settings.htp_port: unknown key", found)
+        self.assertIn("settings.htp_port: unknown key; did you mean http_port?", found)
 
     def test_local_session(self) -> None:
         """A local session is an application and a number of 1 or more."""

@@ -35,7 +35,7 @@ ROWS = [
     "handshake channel",
     "tunnel api pages events sharing",  # the doors
     "site",
-    "tls sources",  # layer 5
+    "tls sources permissions",  # layer 5
     "server tryout",
     "tap",
 ]

@@ -334,8 +334,15 @@ class ServerTests(TestCase):
         self.assertIn(("{name} is unavailable: {why}", "local_no-such-program"), formats)
         group = ("{name} has a group, and nobody can prove to be in it", "G")
         self.assertIn(group, formats)
+        users = self.folder / "users"
+        users.write_text(ALICE)
+        users.chmod(0o666)
         with capturedLogs() as others:
-            self.make(security_token="x").startService()
+            self.make(htpasswd=str(users), bind_user=True, ws_port=0).startService()
+        told = "".join(e.get("what", "") for e in others)
+        self.assertIn(f"{users}: everybody on this machine may write it", told)
+        bound = [e for e in others if "browsers send no password" in (e.get("log_format") or "")]
+        self.assertEqual(len(bound), 1)
         self.assertNotIn(group[0], [e.get("log_format") for e in others])
         (line,) = [e["line"] for e in events if "line" in e]
         self.assertIn("a tunnel to 127.0.0.1:5901 without token", line)

@@ -197,6 +197,16 @@ class CheckTests(TapCase):
         said = self.exit("--check --htgroup x --bind_user --failure_limit 0")
         self.assertIn("settings.failure_limit", said)
 
+    def test_permissions(self) -> None:
+        """What anybody may change is a warning; the settings are sound all the same."""
+        secret = self.file("settings.toml", 'security_token = "x"\nhttp_port = 0')
+        secret.chmod(0o606)
+        self.assertEqual(self.exit(f"--check --settings {secret}"), 0)
+        said = self.out.getvalue()
+        for what in ("write", "read"):
+            self.assertIn(f"warning: {secret}: everybody on this machine may {what} it", said)
+        self.assertIn("no problems found", said)
+
     def test_bad(self) -> None:
         """Problems are the exit message, which makes the status 1."""
         path = self.file("services.json", '{"A": {"script": 1}, "B c": 2}')

@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -160,6 +161,8 @@ class Settings(Deadlines, Limits, Logins):
     frame_ancestors: Annotated[list[str], Field(min_length=1)] = ["self"]
     #: How long browsers shall come by TLS alone, in seconds (Strict-Transport-Security).
     hsts: Annotated[int, Field(ge=0)] | None = None
+    #: The file that settings come from, if any.
+    settings: str | None = None
     remote_session_config: str | None = None
     client_hostname: str = "127.0.0.1"
     client_port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -194,7 +197,8 @@ def load_services(text: str | bytes) -> dict[str, ServiceSpec]:
         try:
             entry = ServiceEntry.model_validate(value)
         except ValidationError as error:
-            problems += [_problem(json_path(name), detail) for detail in error.errors()]
+            known = ServiceEntry.model_fields
+            problems += [_problem(json_path(name), d, known) for d in error.errors()]
             continue
         spec = ServiceSpec(name=name, **entry.model_dump())
         problems += _option_problems(spec)
@@ -232,7 +236,8 @@ def make_settings(*sources: Mapping[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError([_problem("settings", detail) for detail in error.errors()]) from None
+        known = Settings.model_fields
+        raise ConfigError([_problem("settings", d, known) for d in error.errors()]) from None
     problems = list(_setting_problems(settings))
     if problems:
         raise ConfigError(problems)
@@ -312,14 +317,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _problem(base: str, detail: ErrorDetails) -> str:
+def _problem(base: str, detail: ErrorDetails, known: Iterable[str]) -> str:
     path = base + "".join(map(_step, detail["loc"]))
     message = detail["msg"]
     if detail["type"] == "extra_forbidden":
-        message = "unknown key"
+        meant = get_close_matches(str(detail["loc"][-1]), known, 1)
+        message = "unknown key" + "".join(f"; did you mean {name}?" for name in meant)
     elif detail["type"] == "missing":
         message = "required, and missing"
-    else:
+    elif detail["loc"][:1] != ("security_token",):
         message += f", not {_short(detail['input'])}"
     return f"{path}: {message}"
 
@@ -361,7 +367,8 @@ def _rule_problems(spec: ServiceSpec) -> list[str]:
         try:
             Rule.model_validate(rule)
         except ValidationError as error:
-            problems += [_problem(base + _step(name), detail) for detail in error.errors()]
+            known = Rule.model_fields
+            problems += [_problem(base + _step(name), d, known) for d in error.errors()]
     return problems
 
 

@@ -36,6 +36,7 @@ from wsserver.launch import Launcher
 from wsserver.offers import Offer, load_offers
 from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
+from wsserver.permissions import permission_warnings
 from wsserver.policy import Policy
 from wsserver.process import files_in_use
 from wsserver.pulse import Pulse
@@ -286,6 +287,10 @@ class Server(MultiService):
                 _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
             if offer.spec.groups and not self.doorkeeper.identity.sources:
                 _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
+        for warning in permission_warnings(self._settings, self._offers):
+            _log.warn("{what}", what=warning)
+        if self._settings.htpasswd and self._settings.bind_user and not self._settings.one_port:
+            _log.warn("browsers send no password to a websocket port of its own: see identity.md")
 
 
 def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given: Any) -> Server:

@@ -22,6 +22,7 @@ from wsserver.config import Settings, load_settings, make_settings, service_file
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
 from wsserver.offers import Offer
+from wsserver.permissions import permission_warnings
 from wsserver.process import end_in_time, prepare, raise_file_limit, settle
 from wsserver.server import Server, check_directory, offers_of
 from wsserver.sources import read_files
@@ -246,7 +247,7 @@ def _merged(given: dict[str, Any]) -> Settings:
         given["ws_port"] = int(headers.pop())
     if "local_session" in given:
         given["local_session"] = [_local(app, count) for app, count in given["local_session"]]
-    path = given.pop("settings", None)
+    path = given.get("settings")
     token = os.environ.get(_TOKEN_VARIABLE)
     environment = {"security_token": token} if token is not None else {}
     return make_settings(_from_file(path) if path else {}, environment, given)
@@ -271,13 +272,14 @@ def _checked(settings: Settings) -> str:
     """Return what --check says of sound settings, or raise ConfigError."""
     check_directory(settings.http_directory)
     read_files(settings)
+    offers = offers_of(settings)
     if settings.cert is not None:
         context_factory(settings.cert, settings.key)
     lines = [
-        f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}"
-        for name, offer in offers_of(settings).items()
+        f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}" for name, offer in offers.items()
     ]
-    return "\n".join([*lines, "no problems found"])
+    warnings = [f"warning: {text}" for text in permission_warnings(settings, offers)]
+    return "\n".join([*lines, *warnings, "no problems found"])
 
 
 def _tried(wanted: str, offers: Mapping[str, Offer]) -> bool:

@@ -3,11 +3,16 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from wsserver.logs import observer, redact
+from wsserver.logs import MAX_LINE, MAX_LINES, MAX_OUTSIDE, observer, one_line, redact
+
+#: How the first, and most often only, line of an event begins.
+LINE = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[wsserver#\w+\] "
 
 LEVELS = (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error)
 
@@ -36,6 +41,57 @@ class RedactTests(SynchronousTestCase):
 
 
 class ObserverTests(SynchronousTestCase):
+    def written(self, **event: Any) -> str:
+        """Return what is written of an event."""
+        out = io.StringIO()
+        self.patch(sys, "stdout", out)
+        log = Logger("wsserver", observer=LogPublisher(observer()))
+        log.emit(event.pop("level", LogLevel.info), event.pop("format", "{text}"), **event)
+        return out.getvalue()
+
+    def test_one_event_one_line(self) -> None:
+        """Whatever comes from outside neither breaks the line nor moves a cursor."""
+        evil = "a\r\n2026-01-01T00:00:00+0000 [wsserver#info] forged"
+        evil += "\x1b[2J\x00\x07\x85\u2028\u202e\udc80b"
+        for event in ({"text": evil}, {"format": "{text!r}", "text": evil}, {"format": evil}):
+            line = self.written(**event)
+            self.assertEqual(len(line.splitlines()), 1, line)
+            self.assertRegex(line, LINE)
+            self.assertTrue(line[:-1].isprintable(), line)
+            line.encode()
+
+    def test_four_mebibytes(self) -> None:
+        """Nor does it fill the disk."""
+        self.assertLess(len(self.written(text="x" * (4 << 20))), MAX_LINE + 10)
+        self.assertLess(len(self.written(text="\x1b" * (4 << 20))), 4 * MAX_LINE + 200)
+
+    def test_output(self) -> None:
+        """What a program printed goes on below, in lines that cannot be taken for others."""
+        output = "one\n2026-01-01T00:00:00+0000 [wsserver#info] forged\r\n\x1b[31mtoken=canary\n"
+        first, *rest = self.written(format="failed\n{output}", output=output).splitlines()
+        self.assertRegex(first, LINE)
+        self.assertEqual(
+            rest,
+            [
+                "\tone",
+                "\t2026-01-01T00:00:00+0000 [wsserver#info] forged\\r",
+                "\t\\x1b[31mtoken=***",
+            ],
+        )
+        long = self.written(format="failed\n{output}", output="x\n" * (1 << 20))
+        self.assertEqual(len(long.splitlines()), MAX_LINES + 1)
+
+    def test_traceback(self) -> None:
+        """So does a traceback, whatever its words hold."""
+        try:
+            raise ValueError("bad\nforged\x1b")
+        except ValueError:
+            text = self.written(level=LogLevel.critical, text="t", log_failure=Failure())
+        first, *rest = text.splitlines()
+        self.assertRegex(first, LINE)
+        self.assertTrue(all(line.startswith("\t") for line in rest))
+        self.assertIn("\tforged\\x1b", rest)
+
     def logged(self, namespace: str, verbosity: int) -> list[str]:
         """Return the levels of a namespace that are written."""
         out = io.StringIO()
@@ -79,3 +135,18 @@ class ObserverTests(SynchronousTestCase):
     def test_unwritable(self) -> None:
         """A log file that cannot be opened is told of at once."""
         self.assertRaises(OSError, observer, self.mktemp() + "/no/such/folder.log")
+
+
+class OneLineTests(SynchronousTestCase):
+    def test_outside(self) -> None:
+        """Text and bytes from outside are short and printable, whatever they were."""
+        for outside in (
+            "a\r\nb\x1b\x00ä",
+            b"a\r\nb\x1b\x00\xff",
+            "x" * (4 << 20),
+            b"x" * (4 << 20),
+        ):
+            line = one_line(outside)
+            self.assertTrue(line.isprintable() and line.isascii())
+            self.assertLessEqual(len(line), 6 * MAX_OUTSIDE)
+        self.assertEqual(one_line(b"/v1/status?x=1"), "/v1/status?x=1")

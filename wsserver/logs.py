@@ -1,4 +1,4 @@
-"""What is logged: levels by verbosity, and secrets kept out."""
+"""What is logged: levels by verbosity, lines that nobody outside can break, no secrets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from twisted.logger import (
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
-    formatEventAsClassicLogText,
+    eventAsText,
 )
+
+from wsserver.flood import Flood
 
 # A name that is written with percent signs may be anything, so its value is hidden, too.
 _SECRETS = re.compile(
     r"""(?ix)
-    ( \b(?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/
+    ( (?:security_)?token= | [?&][^=&\s]*%[^=&\s]*= | /v1/release/
     | /wsserver/events/ | \bbearer[ ] | \bbasic[ ](?=[A-Za-z0-9+/]{6}) )
     [^&\s"'<>)]+"""
 )
@@ -37,6 +39,12 @@ _access = Logger(namespace="wsserver.access")
 
 #: How much of a string from outside is logged, in characters.
 MAX_OUTSIDE = 256
+#: How much of any line, in characters, and how many lines of one event.
+MAX_LINE = 2000
+MAX_LINES = 200
+
+# What breaks a line, moves a cursor, or turns the direction of writing.
+_CONTROLS = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def redact(text: str) -> str:
@@ -77,9 +85,20 @@ def observer(log_file: str | None = None, verbosity: int = 0) -> ILogObserver:
     levels.setLogLevelForNamespace("autobahn", others if verbosity else LogLevel.error)
     # One line a request: wanted from the first -v on.
     levels.setLogLevelForNamespace("wsserver.access", LogLevel.info if verbosity else LogLevel.warn)
-    return FilteringLogObserver(FileLogObserver(out, _line), [levels])
+    return FilteringLogObserver(Flood(FileLogObserver(out, _line)), [levels])
 
 
 def _line(event: LogEvent) -> str | None:
-    text = formatEventAsClassicLogText(event)
-    return None if text is None else redact(text)
+    """Return an event as one line; failures, and output of programs, go on below, indented."""
+    text = eventAsText(event)
+    if not text or not event.get("log_format"):
+        return None
+    several = "log_failure" in event or "output" in event
+    lines = text.rstrip("\n").split("\n") if several else [text]
+    cut = lines[:MAX_LINES] + (["..."] if len(lines) > MAX_LINES else [])
+    return "\n\t".join(_harmless(redact(line)) for line in cut) + "\n"
+
+
+def _harmless(line: str) -> str:
+    cut = line[:MAX_LINE] + ("..." if len(line) > MAX_LINE else "")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)

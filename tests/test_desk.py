@@ -257,6 +257,7 @@ class LifeTests(DeskTestCase):
             self.desk.claim(token)
             self.desk.note(token, "warming up")
             self.desk.report(token, Event.FAIL, "no licence")
+            self.desk.reserve("Demo", {}, user="alice")
         lines = [formatEvent(event) for event in events]
         self.assertEqual(
             lines,
@@ -265,6 +266,7 @@ class LifeTests(DeskTestCase):
                 "Demo 0: starting",
                 "Demo 0: starting: warming up",
                 "Demo 0: stopping: no licence",
+                "Demo 1 of alice: reserved",
             ],
         )
 

@@ -166,6 +166,11 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(codes, {"alice": 200, "bob": 404, "": 401})
         self.assertEqual(reader.responseHeaders.getRawHeaders("WWW-Authenticate"), ["Test"])
 
+    def test_refused_head(self) -> None:
+        """HEAD is refused as GET is, without a body."""
+        reader, _ = self.read("nobody", b"HEAD")
+        self.assertEqual((reader.code, reader.sent, reader.over), (404, b"", True))
+
     def test_gone_while_checked(self) -> None:
         """Who leaves while it is checked who they are gets no stream."""
         source = Slow()

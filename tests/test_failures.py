@@ -57,6 +57,9 @@ class FailuresTests(SynchronousTestCase):
         self.assertIsNotNone(self.refused("2001:db8:0:1:ffff::2"))
         self.assertIsNotNone(self.refused("2001:db8:0:1::2%eth0"))
         self.assertIsNone(self.refused("2001:db8:0:2::1"))
+        self.fail("::ffff:192.0.2.1")
+        self.assertIsNotNone(self.refused("192.0.2.1"))
+        self.assertIsNone(self.refused("::ffff:192.0.2.2"))
         self.fail("somewhere")
         self.assertIsNotNone(self.refused("somewhere"))
 

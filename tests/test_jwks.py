@@ -85,6 +85,7 @@ class SetTests(SynchronousTestCase):
             jwk(rsa_key(), "o", alg="RSA-OAEP"),
             jwk(rsa_key(), "h", alg="HS256"),
             jwk(rsa_key(1024), "short"),
+            jwk(ec_key(), "other curve", alg="ES384"),
             {"kty": "RSA", "n": "!", "e": "AQAB"},
         ]
         text = json.dumps({"keys": [*strange, "x", jwk(ec_key(), "good")]})

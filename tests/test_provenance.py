@@ -9,7 +9,7 @@ from twisted.web.test.requesthelper import DummyChannel
 
 from wsserver.forwarded import Proxies
 from wsserver.origins import Asked
-from wsserver.provenance import asked, header, is_local
+from wsserver.provenance import asked, header, is_local, shown_by
 
 
 def request(peer: str = "192.0.2.1", **fields: list[bytes]) -> Request:
@@ -47,3 +47,12 @@ class ProvenanceTests(SynchronousTestCase):
         for peer in ("192.0.2.1", "::2", "::ffff:192.0.2.1", "0.0.0.0"):
             self.assertFalse(is_local(request(peer), Proxies()), peer)
         self.assertFalse(is_local(request("127.0.0.1"), Proxies(["127.0.0.1"])))
+
+    def test_credentials(self) -> None:
+        """What shows who sends a request: every header as it stands, and the address."""
+        said = shown_by(request(x_user=[b"a", b"\xc3\xa4"], authorization=[b"Basic x"]), "secret")
+        self.assertEqual(
+            (said.peer, said.client, said.security_token), ("192.0.2.1",) * 2 + ("secret",)
+        )
+        self.assertEqual((said.values("X-User"), said.values("None")), (["a", "\xc3\xa4"], []))
+        self.assertEqual(said.authorization("basic"), "x")

@@ -216,9 +216,10 @@ class Desk(Service):
 
     def _put(self, reservation: Reservation) -> None:
         _log.info(
-            "{name} {index}: {phase}{detail}",
+            "{name} {index}{user}: {phase}{detail}",
             name=reservation.service,
             index=reservation.index,
+            user=f" of {reservation.user}" if reservation.user is not None else "",
             phase=reservation.phase.value,
             detail=f": {reservation.detail}" if reservation.detail else "",
         )

@@ -64,4 +64,7 @@ def _source(address: str) -> str:
         found = ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    return found.exploded[:19] if isinstance(found, IPv6Address) else address
+    if not isinstance(found, IPv6Address):
+        return address
+    # A socket that takes both kinds names IPv4 clients so: they are no single site.
+    return str(found.ipv4_mapped) if found.ipv4_mapped else found.exploded[:19]

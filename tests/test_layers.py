@@ -32,7 +32,7 @@ ROWS = [
     "outlets preamble",  # layer 4: what doors share
     "peer",
     "relay drain stall keepalive replies connect arrivals provenance",
-    "handshake channel",
+    "handshake channel upgrade",
     "tunnel api pages events sharing",  # the doors
     "site",
     "tls sources permissions",  # layer 5

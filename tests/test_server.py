@@ -24,7 +24,6 @@ from wsserver import make_service
 from wsserver import server as server_module
 from wsserver.config import Settings
 from wsserver.errors import ConfigError, NoSuchService, Unauthorized
-from wsserver.lifecycle import Phase
 from wsserver.server import Server, offers_of
 from wsserver.threads import MAX_THREADS
 
@@ -94,12 +93,12 @@ class ServerTests(TestCase):
         self.addCleanup(server.stopService)
         return server
 
-    async def connect(self, server: Server, port: int | None = None, requests: int = 1) -> Client:
+    async def connect(self, server: Server, port: int | None = None) -> Client:
         """Reserve, connect, and wait for the first bytes of the service."""
-        tokens = [server.desk.reserve("S", {}).token for _ in range(requests)]
+        token = server.desk.reserve("S", {}).token
         where = TCP4ClientEndpoint(reactor, "127.0.0.1", port or server.http_port)
         client: Client = await where.connect(Factory.forProtocol(Client))
-        client.transport.write(b"".join(request(f"?token={token}") for token in tokens))
+        client.transport.write(request(f"?token={token}"))
         while (2, b"hello") not in client.frames:
             await deferLater(reactor, 0.01)
         return client
@@ -227,16 +226,6 @@ class ServerTests(TestCase):
         port = server.http_port
         server.startService()
         self.assertEqual((server.http_port, len(server._ports)), (port, 1))
-
-    async def test_one_service_for_a_socket(self) -> None:
-        """A second request on a socket of the shared port starts no second service."""
-        server = self.make()
-        server.startService()
-        client = await self.connect(server, requests=2)
-        phases = [reservation.phase for reservation in server.desk.live()]
-        self.assertEqual(phases, [Phase.OPEN, Phase.RESERVED])
-        client.transport.loseConnection()
-        await client.lost
 
     async def test_stop_by_rest(self) -> None:
         """Embedded, /v1/stop stops this service, or does what the host of it wants."""

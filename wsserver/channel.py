@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -113,6 +113,9 @@ class Channel(HTTPChannel):
     """
 
     site: HTTPSite
+    #: Who has taken the connection over.
+    heir: IProtocol | None = None
+
     _late: IDelayedCall | None = None
     _closing: Drain | None = None
     _answered = False
@@ -120,6 +123,13 @@ class Channel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; unlike in twisted.web they buy no time."""
         LineReceiver.dataReceived(self, data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a body, or what belongs to who has taken over."""
+        if self.heir is not None:
+            self.heir.dataReceived(data)
+        else:
+            super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
         """The head was in time; the body has a time of its own."""

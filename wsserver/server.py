@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autobahn.twisted.resource import WebSocketResource
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
@@ -48,6 +47,7 @@ from wsserver.store import MemoryStore
 from wsserver.threads import ScriptThreads
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
+from wsserver.upgrade import Upgrade
 
 #: What is offered when nothing else is said.
 DEMO = Path(__file__).parent / "demo.json"
@@ -122,7 +122,7 @@ class Server(MultiService):
             Shared(self.api.app.resource(), origins),
             self.events,
             settings.http_directory,
-            WebSocketResource(self.tunnels) if settings.one_port else None,
+            Upgrade(self.tunnels) if settings.one_port else None,
             policy,
         )
         self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)

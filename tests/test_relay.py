@@ -463,6 +463,31 @@ class TLSRelayTests(DirectRelayTests):
             self.browser.feed_raw(records[start : start + 101])
         self.assertEqual(len(self.wire.take()), 20 * 10)
 
+    def test_end_of_tls(self) -> None:
+        """What comes with the end of TLS still goes to the service, and then it is the end."""
+        self.open()
+        last = self.browser.encrypted(frame(b"last words"))
+        self.browser.feed_raw(last + self.browser.end())
+        self.assertEqual(self.wire.take(), b"last words")
+        self.assertTrue(self.browser.disconnecting)
+
+    def test_broken_tls(self) -> None:
+        """A record that cannot be decrypted ends the connection, and nothing of it gets on."""
+        self.open()
+        good = self.browser.encrypted(frame(b"good"))
+        self.browser.feed_raw(good + b"\x17\x03\x03\x00\x20" + bytes(32))
+        self.assertEqual(self.wire.take(), b"good")
+        self.assertTrue(self.browser.disconnecting)
+
+    def test_twisted_in_charge(self) -> None:
+        """Where Twisted writes, as TLS must read first, it reads as well."""
+        self.open()
+        self.tunnel._relay._outlet.usual = True
+        self.browser.feed(frame(b"up"))
+        self.wire.feed(b"down")
+        self.assertEqual(self.wire.take(), b"up")
+        self.assertEqual(heard(self.browser.take())[0], b"down")
+
     def test_join_with_data(self) -> None:
         """What Twisted decrypts besides a read of the relay goes the same way."""
         self.open()

@@ -362,6 +362,12 @@ class SecureWire(SocketWire):
     def feed(self, data: bytes) -> None:
         super().feed(self.encrypted(data))
 
+    def end(self) -> bytes:
+        """Return what goes over the wire for the end of TLS."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._client.unwrap()
+        return self._out.read()
+
     def feed_raw(self, data: bytes) -> None:
         """Send bytes that are encrypted already."""
         super().feed(data)

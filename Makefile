@@ -18,7 +18,7 @@ RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbo
 TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx openssl:openssl socat:socat \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
-.PHONY: run screenshots setup bench test lint unit integration conformance coverage wheel clean
+.PHONY: run screenshots setup bench test lint unit integration conformance fuzz coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -29,7 +29,7 @@ setup: $(STAMPS)/package $(STAMPS)/novnc $(STAMPS)/xterm
 
 test: $(STAMPS)/test setup
 	tools/system-packages $(TEST_PROGRAMS)
-	$(MAKE) --no-print-directory lint unit integration coverage
+	$(MAKE) --no-print-directory lint unit integration conformance fuzz coverage
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -46,6 +46,12 @@ integration: $(STAMPS)/test setup wheel
 # The Autobahn test suite against the real server: docs/quality.md.
 conformance: $(STAMPS)/test setup
 	$(BIN)/python -m tests.conformance
+
+# COUNT of each part, SEED; ARGS: --only PART, --rest_seconds N.
+COUNT ?= 4000
+SEED  ?= 1
+fuzz: $(STAMPS)/test setup
+	$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED) $(ARGS)
 
 coverage:
 	$(BIN)/coverage combine -q

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,105 @@ class MalformedTests(ConfigTestCase):
         self.assert_problem('{"S": {"count": 1%s}}' % ("0" * 9999), "$: ")
         text = '{"S": {"script": "a", "count": 1, "options": {}, "%s": 1e999}}'
         self.assert_problem(text % "idle_timeout", "$.S.idle_timeout: ")
+
+
+#: What may stand where something else should: each is JSON, or nearly so.
+ODD = (
+    *("null", "true", "-1", "0", "1.5", "1e999", "-0", "123456789012345678901234567890", '""'),
+    *(
+        "[]",
+        "{}",
+        "[null]",
+        '[[["x"]]]',
+        '{"": {}}',
+        '"\\u0000"',
+        '"\\ud800"',
+        '"%s"' % ("x" * 5000),
+    ),
+    *(
+        "NaN",
+        "-Infinity",
+        "'x'",
+        "undefined",
+        "[1,]",
+        '{"a": 1, "a": 2}',
+        "[" * 5000,
+        "\ufeff1",
+        "",
+    ),
+)
+
+
+def everywhere(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of everything that stands below a value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, below in pairs:
+        yield (*path, key)
+        if isinstance(below, dict | list):
+            yield from everywhere(below, (*path, key))
+
+
+def replaced(path: tuple[str | int, ...], text: str) -> str:
+    """The documented file with another value in one place."""
+    whole = json.loads(DOCUMENTED)
+    place = whole
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = "@@"
+    return json.dumps(whole).replace('"@@"', text, 1)
+
+
+class CorpusTests(ConfigTestCase):
+    """Whatever is wrong with a file, each problem has its place, and there is no traceback."""
+
+    def assert_told(self, text: str | bytes) -> int:
+        found = self.problems(text)
+        for problem in found:
+            self.assertRegex(problem, r"^\$[^:]*(\[.*\])?.*: .", text)
+            self.assertLess(len(problem), 400)
+        return bool(found)
+
+    def test_values(self) -> None:
+        """Any value of the file replaced by any odd one is right, or told by its own path."""
+        count = told = 0
+        for path in everywhere(json.loads(DOCUMENTED)):
+            for odd in ODD:
+                text = replaced(path, odd)
+                count += 1
+                told += self.assert_told(text)
+                try:
+                    json.loads(text, parse_constant=float, object_pairs_hook=unique)
+                except (ValueError, RecursionError):
+                    continue
+                where = [config.json_path(*path[: i + 1]) for i in range(len(path))]
+                for problem in self.problems(text):
+                    self.assertTrue(problem.startswith((*where, "$: ")), (problem, path))
+        self.assertGreater(count, 500)
+        self.assertGreater(told, 400)
+
+    def test_bytes(self) -> None:
+        """A file that is cut off, or has bytes exchanged or put in, is right or told."""
+        rng = random.Random(1)
+        whole = DOCUMENTED.strip().encode()
+        for end in range(0, len(whole), 7):
+            self.assertTrue(self.assert_told(whole[:end]))
+        for _ in range(1000):
+            damaged = bytearray(whole)
+            for _ in range(rng.randint(1, 4)):
+                place = rng.randrange(len(damaged))
+                if rng.random() < 0.5:
+                    damaged[place] = rng.randrange(256)
+                else:
+                    damaged[place:place] = rng.choice((b"\xef\xbb\xbf", b"\0", b'"', b"{", b"\xff"))
+            self.assert_told(bytes(damaged))
+        for encoding in ("utf-16", "utf-32", "utf-16-le"):
+            self.assertTrue(self.assert_told(DOCUMENTED.encode(encoding)))
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError
+    return dict(pairs)
 
 
 class WrongEntryTests(ConfigTestCase):

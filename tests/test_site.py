@@ -165,8 +165,10 @@ class PathTests(SiteCase):
         site = self.make(directory=True)
         reply = await ask(site, "/a.txt", "HEAD")
         self.assertEqual((reply.code, reply.body, reply.headers["Content-Length"]), (200, b"", "3"))
-        for method in ("POST", "PUT", "DELETE"):
-            self.assertIn((await ask(site, "/a.txt", method)).code, (405, 501))
+        for path in ("/a.txt", "/viewer.html", "/wsserver/style.css", "/none", "/"):
+            for method in ("POST", "PUT", "DELETE", "OPTIONS", "PRI"):
+                reply = await ask(site, path, method)
+                self.assertEqual((reply.code, reply.headers["Allow"]), (405, "GET, HEAD"))
         self.assertEqual((self.www / "a.txt").read_text(), "abc")
 
     async def test_no_text(self) -> None:

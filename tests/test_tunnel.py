@@ -291,6 +291,14 @@ class HandshakeTests(TunnelCase):
         self.assertIn(b" 431 ", self.browser.take())
         self.assertEqual(self.joins, [])
 
+    def test_other_http(self) -> None:
+        """What is no GET of HTTP/1.1 is the client's mistake."""
+        whole = request("?token=T")
+        for line in (b"GET / HTTP/1.0", b"GET / HTTP/2.0", b"POST / HTTP/1.1", b"GET /"):
+            self.dial(line + whole[whole.index(b"\r\n") :])
+            self.assertRegex(self.browser.take(), b"^HTTP/1.1 4")
+        self.assertEqual(self.joins, [])
+
     def test_slow_head(self) -> None:
         """A request head must be complete within HEAD_TIMEOUT."""
         self.dial(request()[:20])

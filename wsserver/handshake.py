@@ -111,6 +111,8 @@ class Handshake(WebSocketServerProtocol):
         responseHeaders: Any = None,  # noqa: N803
     ) -> None:
         """Answer a refused handshake."""
+        # Autobahn says that of HTTP/1.0; what a client does wrong is no failure of ours.
+        code = 400 if code == 505 else code
         body = f"{reason}\n".encode()
         headers = [*self.factory.http_headers, ("Content-Type", "text/plain; charset=utf-8")]
         headers += [("Content-Length", str(len(body))), ("Connection", "close")]

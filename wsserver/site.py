@@ -21,6 +21,9 @@ SESSION_PAGES = {
     b"terminal.html": "terminal.html",
 }
 
+#: How pages and files may be asked for.
+READ = (b"GET", b"HEAD")
+
 
 class Root(Resource):
     """Finds the resource of a path (contract.md, "HTTP").
@@ -56,6 +59,9 @@ class Root(Resource):
         refusal = request.admit()
         if refusal is not None:
             return Refusal.of(refusal)
+        if path != b"v1" and request.method not in READ:
+            request.setHeader("Allow", b", ".join(READ))
+            return Refusal(405, "MethodNotAllowed", "pages and files are only read")
         if path in self.children:
             child: IResource = self.children[path]
             return child

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,36 @@ class InputTests(ProcessTestCase):
     def test_gone_before_its_input(self) -> None:
         """A program that has ended before its input came is no failure."""
 
-        def write(*args: object) -> int:
-            raise BrokenPipeError
-
-        self.patch(processes.os, "write", write)
-        group = self.group("exit 5", stdin=b"secret")
+        group = self.group("exit 5", stdin=b"")
         wait_until(lambda: not group.running)
-        group.stop(0)
-        self.assertEqual(group.status(), 5)
+        self.patch(self.family, "start", lambda *_: group._leader)
+        # Nobody has the other end of this pipe any more.
+        other = ProcessGroup(self.family, ["sh"], stdin=b"secret")
+        other.stop(0)
+        self.assertEqual(other.status(), 5)
+
+    def test_not_stopped(self) -> None:
+        """An input that nobody has ended takes no file when its program is forgotten."""
+        before = len(os.listdir("/proc/self/fd"))
+        group = self.group("cat", stdin=b"")
+        self.family.end(20)
+        del group
+        gc.collect()
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+    def test_no_thread(self) -> None:
+        """Where the host allows no more threads, that is an error, and no file stays open."""
+
+        def start(thread: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self.group("exit 0").stop(0)
+        before = len(os.listdir("/proc/self/fd"))
+        self.patch(processes.Thread, "start", start)
+        self.assertRaises(RuntimeError, self.group, "sleep 60", stdin=b"")
+        self.assertRaises(RuntimeError, processes.run, self.family, ["sleep", "60"], 1)
+        gc.collect()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_last_words(self) -> None:
         """What a program said at its very end is in its output."""

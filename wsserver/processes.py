@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from threading import Lock, Thread
+from typing import IO
 
 from wsserver.family import Family, Leader, environment
 
@@ -42,20 +43,18 @@ class ProcessGroup:
     ) -> None:
         self.name = os.path.basename(argv[0])
         self._gone = False
-        self._input: int | None = None
-        with ExitStack() as ours, ExitStack() as theirs:
-            if stdin is None:
-                source = _nothing(theirs)
-            else:
-                source, self._input = _pipe(theirs, ours)
-            output, sink = _pipe(ours, theirs)
+        self._input: IO[bytes] | None = None
+        with ExitStack() as files:
+            output, sink = _pipe(files)
+            source, feed = (_nothing(files), None) if stdin is None else _pipe(files)
             variables = environment() if env is None else env
             self._leader = family.start(argv, variables, cwd, (source, sink, sink))
-            ours.pop_all()
-        self._output = Output(output, TAIL_SIZE)
+            self._output = Output(output, TAIL_SIZE)
+            if feed is not None:
+                self._input = open(os.dup(feed), "wb", buffering=0)  # noqa: SIM115
         if self._input is not None and stdin:
             with suppress(BrokenPipeError):
-                os.write(self._input, stdin)
+                self._input.write(stdin)
 
     @property
     def pid(self) -> int:
@@ -83,7 +82,7 @@ class ProcessGroup:
         A program with a standard input of its own first gets as long to end with it.
         """
         if self._input is not None:
-            os.close(self._input)
+            self._input.close()
             self._input = None
             self._wait_gone(timeout)
         for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, None)):
@@ -105,13 +104,17 @@ class ProcessGroup:
 
 
 class Output:
-    """What comes out of a pipe, read in a thread to its end; the last ``size`` bytes are kept."""
+    """What comes out of a pipe, read in a thread to its end; the last ``size`` bytes are kept.
+
+    ``handle`` is duplicated.
+    """
 
     def __init__(self, handle: int, size: int) -> None:
         self._size = size
         self._tail = bytearray()
         self._lock = Lock()
-        self._reading = Thread(target=self._read, args=(handle,), daemon=True)
+        stream = open(os.dup(handle), "rb", buffering=0)  # noqa: SIM115  the thread closes it
+        self._reading = Thread(target=self._read, args=(stream,), daemon=True)
         self._reading.start()
 
     def wait(self) -> None:
@@ -123,8 +126,8 @@ class Output:
         with self._lock:
             return bytes(self._tail)
 
-    def _read(self, handle: int) -> None:
-        with open(handle, "rb", buffering=0) as stream:
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
             while chunk := stream.read(64 * 1024):
                 with self._lock:
                     self._tail += chunk
@@ -138,13 +141,11 @@ def run(family: Family, argv: Sequence[str], timeout: float) -> tuple[int, bytes
         OSError: it cannot be started.
         TimeoutError: it did not end within ``timeout`` seconds, and was killed.
     """
-    with ExitStack() as ours, ExitStack() as theirs:
-        out, sink = _pipe(ours, theirs)
-        errors, errors_sink = _pipe(ours, theirs)
-        files = (_nothing(theirs), sink, errors_sink)
-        leader = family.start(argv, environment(), None, files)
-        ours.pop_all()
-    printed = [Output(handle, ANSWER_SIZE) for handle in (out, errors)]
+    with ExitStack() as files:
+        (out, sink), (errors, errors_sink) = _pipe(files), _pipe(files)
+        standard = (_nothing(files), sink, errors_sink)
+        leader = family.start(argv, environment(), None, standard)
+        printed = [Output(handle, ANSWER_SIZE) for handle in (out, errors)]
     status = _wait(leader, timeout)
     for output in printed:
         output.wait()
@@ -163,15 +164,15 @@ def _wait(leader: Leader, timeout: float) -> int:
     return status
 
 
-def _nothing(closing: ExitStack) -> int:
+def _nothing(files: ExitStack) -> int:
     handle = os.open(os.devnull, os.O_RDONLY)
-    closing.callback(os.close, handle)
+    files.callback(os.close, handle)
     return handle
 
 
-def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
-    """Return both ends of a new pipe; each belongs to a stack that may close it."""
-    reader, writer = os.pipe()
-    readers.callback(os.close, reader)
-    writers.callback(os.close, writer)
-    return reader, writer
+def _pipe(files: ExitStack) -> tuple[int, int]:
+    """Return both ends of a new pipe, which are closed with the stack."""
+    ends = os.pipe()
+    for handle in ends:
+        files.callback(os.close, handle)
+    return ends

@@ -30,7 +30,7 @@ PATIENCE = 2.0
 #: How often it is looked whether a process has appeared that has to end, in seconds.
 FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 #: Numbers of prctl(2).
-_PDEATHSIG, _SUBREAPER = 1, 36
+_PDEATHSIG, _NAME, _SUBREAPER = 1, 15, 36
 
 _prctl = ctypes.CDLL(None).prctl
 
@@ -290,6 +290,7 @@ def _become(
 def main() -> None:
     """Serve the socket that is standard input; the argument is the pid of the server."""
     _prctl(_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_NAME, b"wsserver-super")
     Supervisor(socket.socket(fileno=0), int(sys.argv[1])).run()
     os._exit(0)
 

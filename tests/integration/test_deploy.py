@@ -95,7 +95,9 @@ class ProxyTests(SynchronousTestCase):
         """nginx as in etc/nginx.conf: TLS outside, websocket and REST by their paths."""
         path = self.enterContext(folder())
         cert, key = certificate(path)
-        server = self.enterContext(Server("-c", echo_services(path), "--http_port", 0))
+        server = self.enterContext(
+            Server("-c", echo_services(path), "--http_port", 0, "--trusted_proxies", "127.0.0.1")
+        )
         port = free_port()
         site = (ROOT / "etc" / "nginx.conf").read_text()
         for old, new in (
@@ -120,10 +122,12 @@ class ProxyTests(SynchronousTestCase):
         made = fetch(f"https://localhost:{port}/v1/reserve/Echo").json()
         # Behind a proxy the page must come back to the proxy.
         self.assertIsNone(made["websocket_port"])
-        url = f"wss://localhost:{port}/websockify?token={made['token']}"
-        with connect(url, subprotocols=["binary"]) as browser:
+        url = f"wss://127.0.0.1:{port}/websockify?token={made['token']}"
+        where = ("127.0.0.9", 0)
+        with connect(url, subprotocols=["binary"], local_addr=where) as browser:
             browser.send(b"through nginx")
             self.assertEqual(browser.recv(), b"through nginx")
+            self.assertEqual([i["client"] for i in server.instances()], ["127.0.0.9"])
         until(lambda: not server.instances())
         self.assertIn(b"Open a session", fetch(f"https://localhost:{port}/").body)
 

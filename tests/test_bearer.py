@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import random
 import time
 from typing import Any
 
+import jwt
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -122,6 +124,31 @@ class SignatureTests(BearerCase):
             self.failures = Failures(lambda: 0.0)
             self.refusal(given)
             self.assertEqual(len(self.failures), 1, given)
+
+    def test_spoilt(self) -> None:
+        """However a token is spoilt, it is refused; nothing else ever happens."""
+        good = [token(), token(ec_key(), "ES256", "e"), token(rsa_key(), "RS256")]
+        for seed in range(1000):
+            chance = random.Random(seed)
+            parts = chance.choice(good).split(".")
+            which = chance.randrange(3)
+            raw = bytearray(base64.urlsafe_b64decode(parts[which] + "=="))
+            for _ in range(chance.randint(1, 3)):
+                raw[chance.randrange(len(raw))] = chance.randrange(256)
+            spoilt = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+            if spoilt != parts[which]:
+                parts[which] = spoilt
+                self.refusal(".".join(parts))
+
+    def test_strange(self) -> None:
+        """JSON that is too deep, or not what it should be, is no token, whoever signed it."""
+        body, signature = token().split(".")[1:]
+        for text in ("[" * 6000, "1", "null", '"x"', '{"alg": {}}', '{"alg": "HS256", "kid": 7}'):
+            head = base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+            self.refusal(f"{head}.{body}.{signature}")
+        for text in ("[" * 6000, '{"a": ' * 3000, "1", "[]", '{"exp": 1e400}', '{"exp": "x"}'):
+            signed = jwt.PyJWS().encode(text.encode(), SECRET, "HS256")
+            self.refusal(signed, audience=None, issuer=None)
 
     def test_not_shown(self) -> None:
         """Credentials of another scheme are not for this source."""

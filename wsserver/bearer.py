@@ -67,7 +67,7 @@ class BearerTokens:
             return None
         try:
             return self._user(self._verified(token, await self._candidates(token)))
-        except (jwt.InvalidSignatureError, jwt.DecodeError):
+        except (jwt.DecodeError, RecursionError, OverflowError):
             # That may have been a guess; a token that has expired is none.
             self._failures.note(shown.client)
             raise Unauthorized("that is no token of a known signer") from None

@@ -68,6 +68,8 @@ class SizeTests(TestCase):
             (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000, 400),
             (b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 9000 + b"\r\nY: " + b"y" * 9000, 400),
             (b"nonsense", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\r\n Transfer-Encoding: chunked", 400),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nX:\r\n\ty", 400),
         ):
             reply = await ask_raw(make_site(headers=[("X-One", "1")]), head + b"\r\n\r\n")
             self.assertEqual((reply.code, reply.headers["X-One"]), (status, "1"))

@@ -206,6 +206,8 @@ class PathTests(SiteCase):
         for path in ("/", "/websockify", "/v1/x/y", "/wsserver/"):
             reply = await ask(self.make(websocket=True), path, Upgrade="WebSocket")
             self.assertEqual(reply.body, b"websocket")
+        old = b"GET /any HTTP/1.0\r\nHost: x\r\nUpgrade: websocket\r\n\r\n"
+        self.assertEqual((await ask_raw(self.make(websocket=True), old)).code, 400)
         reply = await ask(self.make(), "/", Upgrade="websocket")
         self.assertIn(b"Open a session", reply.body)
 

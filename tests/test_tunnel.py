@@ -241,6 +241,13 @@ class HandshakeTests(TunnelCase):
         self.clock.advance(0)
         self.assertTrue(self.browser.aborted)
 
+    def test_no_echo(self) -> None:
+        """A refusal that quotes the request leaves its token out; no client is told of 5xx."""
+        self.dial(request("?a token=canary"))
+        self.assertNotIn(b"canary", self.browser.take())
+        self.dial(request("?token=T").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        self.assertIn(b"HTTP/1.1 400 ", self.browser.take())
+
     def test_no_token(self) -> None:
         """Without a token and without a fixed host there is nowhere to go."""
         self.assertEqual(self.refused("")[0], 400)

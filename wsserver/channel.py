@@ -131,6 +131,13 @@ class Channel(HTTPChannel):
         else:
             super().rawDataReceived(data)
 
+    def lineReceived(self, line: bytes) -> None:
+        """Refuse a folded header (RFC 9112, section 5.2): others read it as two."""
+        if line[:1] in (b" ", b"\t"):
+            self.refuse(400, "Bad Request")
+        else:
+            super().lineReceived(line)
+
     def allHeadersReceived(self) -> None:
         """The head was in time; the body has a time of its own."""
         self._in_time()

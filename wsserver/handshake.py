@@ -20,7 +20,7 @@ from wsserver.admission import Visit
 from wsserver.arrivals import refusal_of
 from wsserver.errors import BadRequest, WSServerError
 from wsserver.identity import Credentials
-from wsserver.logs import log_request
+from wsserver.logs import log_request, redact
 from wsserver.origins import Asked
 
 #: The largest request head, in bytes, as in twisted.web.
@@ -110,7 +110,8 @@ class Handshake(WebSocketServerProtocol):
         reason: str,
         responseHeaders: Any = None,  # noqa: N803
     ) -> None:
-        """Answer a refused handshake."""
+        """Answer a refused handshake; what Autobahn says may hold parts of the request."""
+        reason = redact(reason)
         # Autobahn says that of HTTP/1.0; what a client does wrong is no failure of ours.
         code = 400 if code == 505 else code
         body = f"{reason}\n".encode()

@@ -55,6 +55,9 @@ class Root(Resource):
             return Refusal(400, "BadRequest", "path and headers must be UTF-8")
         upgrade = request.getHeader("upgrade") or ""
         if self._websocket is not None and upgrade.lower() == "websocket":
+            if request.clientproto != b"HTTP/1.1":
+                # Autobahn is told that it is, whatever the client has said.
+                return Refusal(400, "BadRequest", "a websocket needs HTTP/1.1")
             return self._websocket
         refusal = request.admit()
         if refusal is not None:

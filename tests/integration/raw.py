@@ -25,12 +25,17 @@ def exchange(port: int, data: bytes, secure: bool = False) -> bytes:
     return received
 
 
-def status_of(port: int, data: bytes, secure: bool = False) -> int:
-    """Send a request, and return the status of the answer; then hang up."""
+def head_of(port: int, data: bytes, secure: bool = False) -> bytes:
+    """Send a request, and return the head of the answer, with what came along; then hang up."""
     received = b""
-    with dial(port, secure) as connection:
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(data)
-        while len(received) < 12 and (chunk := connection.recv(4096)):
+    with dial(port, secure) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(data)
+        while b"\r\n\r\n" not in received and (chunk := connection.recv(4096)):
             received += chunk
-    return int(received.split(b" ", 2)[1]) if received else 0
+    return received
+
+
+def status_of(port: int, data: bytes, secure: bool = False) -> int:
+    """Send a request, and return the status of the answer; 0 is none."""
+    head = head_of(port, data, secure)
+    return int(head.split(b" ", 2)[1]) if head else 0

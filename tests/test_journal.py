@@ -247,7 +247,7 @@ class DirectoryTests(JournalTestCase):
         del everything["RUNTIME_DIRECTORY"]
         self.assertEqual(state_directory(None, everything), Path("/run/user/7/wsserver"))
         found = state_directory(None, {})
-        self.assertEqual(found.name, f"wsserver-{os.geteuid()}")
+        self.assertEqual(found.name, f".wsserver-{os.geteuid()}")
 
     def test_not_safe(self) -> None:
         """A directory into which others may write, or that is another user's, is refused."""

@@ -212,6 +212,13 @@ class SshTests(SynchronousTestCase):
         self.assertIn(f"ControlPath={_remote._shared_folder()}/%C", cancelled[0])
         self.assertEqual(Path(_remote._shared_folder()).stat().st_mode & 0o077, 0)
 
+    def test_unsafe_folder(self) -> None:
+        """A folder in which others could put a socket is not used."""
+        self.patch(_remote.tempfile, "gettempdir", lambda: str(self.folder))
+        Path(_remote._shared_folder()).chmod(0o777)
+        error = self.assertRaises(ServiceFailed, _remote._shared_folder)
+        self.assertIn("is not safe", str(error))
+
     def test_opened_once(self) -> None:
         """It is opened by a process of its own, unless it is open; sessions open none."""
         ssh = self.ssh(
@@ -222,10 +229,10 @@ class SshTests(SynchronousTestCase):
         os.chdir(self.mktemp_folder())
         ssh.run("cat", "/there")
         ssh.run("cat", "/there")
-        opening = [call for call in self.calls if "-oControlMaster=yes" in call]
+        opening = [call for call in self.calls if "-oControlMaster=auto" in call]
         self.assertEqual(len(opening), 1)
         self.assertTrue(opening[0].endswith("far true"))
-        self.assertLess(opening[0].index("Master=yes"), opening[0].index("Master=no"))
+        self.assertLess(opening[0].index("Master=auto"), opening[0].index("Master=no"))
         self.assertEqual(sum("-O check" in call for call in self.calls), 2)
 
     def test_cannot_be_opened(self) -> None:

@@ -159,7 +159,7 @@ def state_directory(wanted: str | None, environment: Mapping[str, str]) -> Path:
         return Path(by_systemd)
     if by_login := environment.get("XDG_RUNTIME_DIR"):
         return Path(by_login) / "wsserver"
-    return Path(tempfile.gettempdir()) / f"wsserver-{os.geteuid()}"
+    return Path(tempfile.gettempdir()) / f".wsserver-{os.geteuid()}"
 
 
 def check_directory(directory: Path) -> None:

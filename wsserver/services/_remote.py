@@ -6,15 +6,13 @@ The connection carries a command there and a forwarded port back.  Keys, not pas
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import tempfile
-from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
@@ -139,7 +137,7 @@ class Ssh:
         It outlives this session, so it is none of its processes: ssh leaves it behind, and
         it ends by itself when nobody has used it for a while.
         """
-        stays = ["-oControlMaster=yes", f"-oControlPersist={PERSIST}"]
+        stays = ["-oControlMaster=auto", f"-oControlPersist={PERSIST}"]
         with _turns.setdefault((self._host, *self._flags()), Lock()):
             if self._call([], "-O", "check", self._host).returncode == 0:
                 return
@@ -191,12 +189,14 @@ def steps_of(program: ProcessGroup) -> list[str]:
     return [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)]
 
 
-@cache
 def _shared_folder() -> str:
-    """Return a folder for the sockets of shared connections, gone with this process."""
-    folder = tempfile.mkdtemp(prefix="wsserver-ssh-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    """Return the folder for the sockets of shared connections, one per user of this host."""
+    folder = Path(tempfile.gettempdir()) / f"wsserver-ssh-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ServiceFailed(f"{folder} is not safe: it belongs to others, or is open to them")
+    return str(folder)
 
 
 def shell_command(script: str, variables: dict[str, str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import wait_until
+from wsserver import family
 from wsserver.errors import ServiceFailed
 from wsserver.scripts import RemoteServiceScript
 
@@ -87,6 +90,23 @@ class HelperTests(SynchronousTestCase):
         error = self.assertRaises(ServiceFailed, self.script.spawn, ["/no/such/program"])
         words = "/no/such/program cannot be started: No such file or directory"
         self.assertEqual(str(error), words)
+
+    def test_host_has_no_more(self) -> None:
+        """Where the host gives no more processes, memory or files, this start fails in words."""
+        files = len(os.listdir("/proc/self/fd"))
+        for number in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE):
+
+            def refuse(*args: object, number: int = number, **rest: object) -> None:
+                raise OSError(number, os.strerror(number))
+
+            for place in ((subprocess, "Popen"), (os, "pipe"), (family.socket, "socketpair")):
+                patched = self.patch(*place, refuse)
+                failed = self.assertRaises(ServiceFailed, self.spawn, "exec sleep 60")
+                self.assertEqual(str(failed), f"sh cannot be started: {os.strerror(number)}")
+                self.assertRaises(ServiceFailed, self.script.run, ["sh"])
+                patched.restore()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), files)
+        self.assertTrue(self.spawn("exec sleep 60").running)
 
     def test_cancelled(self) -> None:
         """Once nobody waits for the start, its helpers raise."""

@@ -91,7 +91,7 @@ class Supervisor:
             except (OSError, EOFError) as error:
                 # Whatever it says after this is the answer to something else.
                 self._peer.close()
-                raise Gone("the supervisor has gone") from error
+                raise Gone(errno.ECONNRESET, "the supervisor of the session has gone") from error
 
     def end(self, patience: float, told: Told) -> bool:
         """End everything, and block until it is gone; False: it is the supervisor that went."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -23,8 +24,9 @@ from wsserver.drain import Drain
 from wsserver.errors import WSServerError
 from wsserver.forwarded import Proxies
 from wsserver.logs import log_request
-from wsserver.peer import peer_of
+from wsserver.outlets import holds
 from wsserver.policy import Policy
+from wsserver.stall import Stall
 
 #: The largest request body, in bytes; the REST interface needs almost none.
 MAX_BODY = 64 * 1024
@@ -66,9 +68,8 @@ class Request(WebRequest):
             refusal = visit.refusal
         if refusal is not None:
             channel.persistent = False
-        if peer_of(channel.transport) is not None:
-            stall = channel.watch(self.site.deadlines.stall_timeout)
-            self.notifyFinish().addBoth(lambda _: stall.cancel())
+        stall = channel.stall()
+        self.notifyFinish().addBoth(lambda _: stall.cancel())
         return refusal
 
     def gotLength(self, length: int | None) -> None:
@@ -163,7 +164,10 @@ class Channel(HTTPChannel):
         """Close after what is under way, or where nothing moves any more."""
         super().loseConnection()
         if self._closing is None:
-            self._closing = self.watch(self.site.deadlines.close_timeout)
+            transport: Any = self.transport
+            patience = self.site.deadlines.close_timeout
+            steps = [transport.abortConnection]
+            self._closing = Drain(self.site.clock, patience, [transport], steps)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
@@ -172,10 +176,11 @@ class Channel(HTTPChannel):
             self._closing.cancel()
         super().connectionLost(reason)
 
-    def watch(self, patience: float) -> Drain:
-        """Abort the connection where nothing is delivered for so many seconds."""
+    def stall(self) -> Stall:
+        """Cut the connection off where the client takes nothing of an answer that waits."""
         transport: Any = self.transport
-        return Drain(self.site.clock, patience, [transport], [transport.abortConnection])
+        patience, waits = self.site.deadlines.stall_timeout, partial(holds, transport)
+        return Stall(self.site.clock, patience, transport, waits, transport.abortConnection)
 
     def refuse(self, status: int, phrase: str) -> None:
         """Answer what cannot be a request of ours, and close."""

@@ -216,6 +216,12 @@ class TLSOutlet:
         self._below.close()
 
 
+def holds(transport: Any) -> bool:
+    """Tell whether Twisted holds bytes that the socket of a transport has not taken."""
+    below = socket_below(transport)
+    return below is not None and bool(below.dataBuffer or below._tempDataBuffer)
+
+
 def socket_below(transport: Any) -> Any:
     """Return the plain TCP transport that is, or carries, this one; None where none does."""
     if isinstance(transport, TLSMemoryBIOProtocol):

@@ -335,7 +335,7 @@ class Tunnel(Handshake):
                 watch.cancel()
 
     def _vanished(self, why: str) -> None:
-        _log.info("{peer}: {why}", peer=self.peer, why=why)
+        _log.info("{client}: {why}", client=self.client, why=why)
         self.transport.abortConnection()
 
     def _hang_up(self) -> None:

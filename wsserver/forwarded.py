@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 #: How many hops of ``X-Forwarded-For`` are followed at most.
 MAX_HOPS = 32
+#: No address is longer, in characters, with its port and all.
+LONGEST = 80
 
 # An address as proxies write it: with or without a port, IPv6 with or without brackets.
 _HOP = re.compile(r'"?(?:\[(?P<v6>[^\]]+)\](?::\d+)?|(?P<v4>[\d.]+)(?::\d+)?|(?P<bare>[^"]+))"?')
@@ -29,11 +32,10 @@ class Proxies:
 
     def trusts(self, peer: str) -> bool:
         """Tell whether the other end of a connection is one of them."""
-        found = _address(peer)
-        if found is None:
+        if not self._networks:
             return False
-        address = ip_address(found)
-        return any(address in network for network in self._networks)
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._networks)
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address of who asks: the right-most hop that is no proxy of ours.
@@ -42,16 +44,16 @@ class Proxies:
         ``X-Forwarded-For``, of all of them with commas where it stands several times.
         Where a hop is no address, the proxy that named it is all that is known.
         """
-        client = _address(peer) or peer
+        client = str(_address(peer) or peer)
         rest = forwarded_for or ""
         for _ in range(MAX_HOPS):
             if not rest or not self.trusts(client):
                 break
             rest, _, hop = rest.rpartition(",")
-            named = _address(hop)
+            named = _address(hop.strip()[:LONGEST])
             if named is None:
                 break
-            client = named
+            client = str(named)
         return client
 
     def host(self, peer: str, forwarded_host: str | None) -> str | None:
@@ -72,9 +74,10 @@ class Proxies:
         return value.rpartition(",")[2].strip()
 
 
-def _address(text: str) -> str | None:
-    """Return an address in its usual form, without port; None where it is none."""
-    found = _HOP.fullmatch(text.strip()[:80])
+@lru_cache(1024)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address, without its port; None where it is none."""
+    found = _HOP.fullmatch(text)
     if found is None:
         return None
     try:
@@ -83,4 +86,4 @@ def _address(text: str) -> str | None:
         return None
     # A socket that takes both kinds names IPv4 clients so.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
+    return mapped or address

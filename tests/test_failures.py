@@ -12,7 +12,8 @@ from wsserver.failures import MAX_ADDRESSES, Failures
 class FailuresTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.failures = Failures(self.clock.seconds, 5, 300.0)
+        self.told: list[str] = []
+        self.failures = Failures(self.clock.seconds, 5, 300.0, self.told.append)
 
     def fail(self, address: str, times: int = 5) -> None:
         for _ in range(times):
@@ -37,6 +38,16 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual(self.refused("192.0.2.1"), 1)
         self.clock.advance(0.5)
         self.assertIsNone(self.refused("192.0.2.1"))
+
+    def test_told(self) -> None:
+        """It is told once that an address has to wait, however it goes on."""
+        self.fail("192.0.2.1", 4)
+        self.assertEqual(self.told, [])
+        self.fail("192.0.2.1", 10)
+        self.assertEqual(self.told, ["192.0.2.1"])
+        self.clock.advance(300)
+        self.fail("192.0.2.1")
+        self.assertEqual(len(self.told), 2)
 
     def test_others(self) -> None:
         """Another address is not concerned."""

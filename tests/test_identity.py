@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import Shows
 from wsserver.access import ANYBODY, APPLICATION, Caller
-from wsserver.errors import BadRequest, TooManyFailures, Unauthorized, WSServerError
+from wsserver.errors import BadRequest, Forbidden, TooManyFailures, Unauthorized, WSServerError
 from wsserver.failures import Failures
 from wsserver.identity import (
     Credentials,
@@ -15,6 +15,7 @@ from wsserver.identity import (
     ProxyHeaders,
     SecurityToken,
     Source,
+    acting,
     split_groups,
 )
 
@@ -132,6 +133,30 @@ class SecurityTokenTests(IdentityCase):
         """Credentials of another scheme are not for this source."""
         self.assertIn("log in", str(self.refusal(shown(Authorization="Basic sesame"))))
         self.assertEqual(len(self.failures), 0)
+
+
+class ActingTests(SynchronousTestCase):
+    def test_acting(self) -> None:
+        """The fields are taken out of the options; groups that are not named are not checked."""
+        for given, user, groups in (
+            ({"user": "alice", "groups": "a, b"}, "alice", {"a", "b"}),
+            ({"user": "alice"}, "alice", None),
+            ({"groups": ""}, None, frozenset()),
+            ({}, None, None),
+        ):
+            options = {**given, "colour": "red"}
+            caller = acting(APPLICATION, options)
+            self.assertEqual((caller.user, caller.groups), (user, groups))
+            self.assertEqual(options, {"colour": "red"})
+            self.assertTrue(caller.trusted)
+
+    def test_others(self) -> None:
+        """Nobody else names a user, be it themselves; without the fields all is as ever."""
+        alice = Caller(user="alice")
+        for given in ({"user": "alice"}, {"groups": "staff"}):
+            self.assertRaises(Forbidden, acting, alice, given)
+            self.assertRaises(Forbidden, acting, ANYBODY, given)
+        self.assertIs(acting(alice, {"colour": "red"}), alice)
 
 
 class ProxyHeadersTests(IdentityCase):

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from tests.signers import AUDIENCE, SECRET, ec_key, jwk, jwks, public_pem, rsa_key, token
@@ -77,9 +78,12 @@ class SourcesTests(TestCase):
     async def test_bearer_of_neither(self) -> None:
         """What is neither the security token nor a token of a user is a failure."""
         self.start(**self.everything, failure_limit=2)
-        for _ in range(2):
-            with self.assertRaises(Unauthorized):
-                await self.caller(Authorization="Bearer wrong")
+        with capturedLogs() as events:
+            for _ in range(2):
+                with self.assertRaises(Unauthorized):
+                    await self.caller(Authorization="Bearer wrong")
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual(lines, ["10.0.0.1 waits 300 s: too many wrong secrets"])
         with self.assertRaises(TooManyFailures):
             await self.caller(Authorization="Bearer sesame")
         # A reload pardons nobody.

@@ -18,7 +18,7 @@ from wsserver.desk import Desk
 from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import BadRequest, Forbidden, WSServerError
 from wsserver.forwarded import Proxies
-from wsserver.identity import Credentials, checked_name, split_groups
+from wsserver.identity import Credentials, acting
 from wsserver.lifecycle import Reservation
 from wsserver.offers import Offer
 from wsserver.origins import Origins
@@ -111,7 +111,8 @@ class Api:
         name = name.removesuffix("/")
         options = _fields(request)
         options.pop("security_token", None)
-        caller = self._acting(caller, options)
+        if self._act_for_users:
+            caller = acting(caller, options)
         check_may_use(self._desk.offer(name).spec, caller)
         client = request.getClientAddress().host
         made = self._desk.reserve(name, options, client, for_many=caller.trusted, user=caller.user)
@@ -204,21 +205,6 @@ class Api:
         """Answer a bug of ours without details."""
         _log.failure("a request failed", failure=failure)
         return error_body(request, 500, "InternalError", "internal error")
-
-    def _acting(self, caller: Caller, options: dict[str, str]) -> Caller:
-        """Return who a reservation is for; take the fields that say so out of its options.
-
-        Where ``act_for_users`` is off they are options as any other.
-        """
-        if not self._act_for_users or options.keys().isdisjoint({"user", "groups"}):
-            return caller
-        if not caller.trusted:
-            raise Forbidden("user and groups: the security token is needed to act for others")
-        user, groups = options.pop("user", None), options.pop("groups", None)
-        return caller.acting_for(
-            None if user is None else checked_name(user),
-            None if groups is None else split_groups(groups),
-        )
 
     def _check_page(self, request: Request, caller: Caller) -> None:
         """Refuse pages of foreign origins, unless they show the security token.

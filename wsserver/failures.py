@@ -21,13 +21,21 @@ class Failures:
 
     After ``limit`` of them an address has to wait for ``memory`` seconds, which is also how
     long a failure is remembered.  What is right does not clear what was wrong, or
-    somebody with an account could go on guessing at others.  ``now`` is monotonic.
+    somebody with an account could go on guessing at others.  ``now`` is monotonic; ``tell``
+    is called with each address that has to wait from then on.
     """
 
-    def __init__(self, now: Callable[[], float], limit: int = 5, memory: float = 300.0) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float],
+        limit: int = 5,
+        memory: float = 300.0,
+        tell: Callable[[str], object] = lambda address: None,
+    ) -> None:
         self._now = now
         self._limit = limit
         self._memory = memory
+        self._tell = tell
         # Count and the time to forget it, the earliest first.
         self._noted: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -46,6 +54,8 @@ class Failures:
         self._noted[source] = count + 1, self._now() + self._memory
         if len(self._noted) > MAX_ADDRESSES:
             self._noted.popitem(last=False)
+        if count + 1 == self._limit:
+            self._tell(address)
 
     def __len__(self) -> int:
         return len(self._noted)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wsserver.access import ANYBODY, APPLICATION, Caller, digest, same_digest
-from wsserver.errors import BadRequest, Unauthorized
+from wsserver.errors import BadRequest, Forbidden, Unauthorized
 from wsserver.failures import Failures
 
 #: The longest name of a user or a group.
@@ -154,6 +154,24 @@ class ProxyHeaders:
             return None
         groups = shown.header(self._groups_header) if self._groups_header else None
         return Caller(checked_name(user), split_groups(groups or ""))
+
+
+def acting(caller: Caller, options: dict[str, str]) -> Caller:
+    """Return who a reservation is for; take the fields that say so out of its options.
+
+    Raises:
+        Forbidden: there are such fields, and the caller is not trusted to act for others.
+        BadRequest: they name nobody.
+    """
+    if options.keys().isdisjoint({"user", "groups"}):
+        return caller
+    if not caller.trusted:
+        raise Forbidden("user and groups: the security token is needed to act for others")
+    user, groups = options.pop("user", None), options.pop("groups", None)
+    return caller.acting_for(
+        None if user is None else checked_name(user),
+        None if groups is None else split_groups(groups),
+    )
 
 
 def split_groups(text: str) -> frozenset[str]:

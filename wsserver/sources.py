@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from wsserver.bearer import BearerTokens, FixedKeys, Keys, Rules
@@ -23,6 +24,8 @@ from wsserver.passwords import Passwords
 from wsserver.remote_keys import RemoteKeys, fetcher
 
 T = TypeVar("T")
+
+_log = Logger(namespace="wsserver.identity")
 
 #: Threads that check passwords: two users at a time do not wait for each other.
 THREADS = 2
@@ -75,7 +78,7 @@ class Sources(Service):
         self._proxies = proxies
         self._threads: ThreadPool | None = None
         limits = settings.failure_limit, settings.failure_memory
-        self._failures = Failures(reactor.seconds, *limits)
+        self._failures = Failures(reactor.seconds, *limits, self._shut_out)
         url = settings.jwt_keys_url
         self._remote = RemoteKeys(url, reactor, fetcher(reactor)) if url is not None else None
 
@@ -117,6 +120,10 @@ class Sources(Service):
         if settings.user_header is not None:
             trusts = self._proxies.trusts
             yield ProxyHeaders(trusts, settings.user_header, settings.groups_header)
+
+    def _shut_out(self, address: str) -> None:
+        wait = self._settings.failure_memory
+        _log.warn("{address} waits {wait:g} s: too many wrong secrets", address=address, wait=wait)
 
     def _in_thread(self, job: Callable[[], T]) -> Any:
         if self._threads is None:

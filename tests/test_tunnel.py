@@ -301,7 +301,14 @@ class HandshakeTests(TunnelCase):
     def test_other_http(self) -> None:
         """What is no GET of HTTP/1.1 is the client's mistake."""
         whole = request("?token=T")
-        for line in (b"GET / HTTP/1.0", b"GET / HTTP/2.0", b"POST / HTTP/1.1", b"GET /"):
+        lines = [b"GET / HTTP/1.0", b"GET / HTTP/2.0", b"POST / HTTP/1.1", b"GET /"]
+        lines += [
+            b"GET\xa0/ HTTP/1.1",
+            b"GET  / HTTP/1.1",
+            b"GET /\x1c HTTP/1.1",
+            b" GET / HTTP/1.1",
+        ]
+        for line in lines:
             self.dial(line + whole[whole.index(b"\r\n") :])
             self.assertRegex(self.browser.take(), b"^HTTP/1.1 4")
         self.assertEqual(self.joins, [])

@@ -143,6 +143,9 @@ class Handshake(WebSocketServerProtocol):
             if end > HEAD_BYTES or (end < 0 and len(head) > HEAD_BYTES):
                 self.failHandshake("the request head is too large", 431)
                 return
+            if end >= 0 and not _is_request_line(head[: head.find(b"\r\n")]):
+                self.failHandshake("the request line cannot be understood", 400)
+                return
         super()._dataReceived(data)
 
     def _keep(self, data: bytes) -> None:
@@ -155,6 +158,15 @@ class Handshake(WebSocketServerProtocol):
     def _give_up(self) -> None:
         if self._decision is not None:
             self._decision.cancel()
+
+
+def _is_request_line(line: bytes) -> bool:
+    """Tell whether three words stand there, apart by spaces alone (RFC 9112, section 3).
+
+    Autobahn would part them at any white space of Unicode.
+    """
+    text = line.decode("latin-1")
+    return text.count(" ") == 2 and text.split() == text.split(" ")
 
 
 def _query(uri: str) -> tuple[str | None, str | None]:

@@ -81,8 +81,9 @@ def fuzz_rest(seconds: int, seed: int) -> Iterator[Problem]:
 
 
 def unhandled(log: str) -> list[str]:
-    """Return the lines of a log that tell of what nobody has handled."""
-    return [line for line in log.splitlines() if re.search("Traceback|Unhandled|#critical", line)]
+    """Return the messages of a log that tell of what nobody has handled."""
+    # The lines after the first of a message begin with a tab.
+    return re.findall(r"(?m)^.*(?:Traceback|Unhandled|#critical).*\n?(?:\t.*\n?)*", log)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbo
 TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy openssl:openssl socat:socat \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
-.PHONY: run screenshots setup bench test lint unit integration conformance fuzz coverage wheel clean
+.PHONY: run screenshots setup bench test lint unit integration conformance fuzz soak coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -52,6 +52,10 @@ COUNT ?= 4000
 SEED  ?= 1
 fuzz: $(STAMPS)/test setup
 	$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED) $(ARGS)
+
+# ARGS: --minutes N (5), --seed N
+soak: $(STAMPS)/test setup
+	$(BIN)/python -m tests.soak $(ARGS)
 
 coverage:
 	$(BIN)/coverage combine -q

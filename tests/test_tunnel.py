@@ -458,11 +458,13 @@ class OpenTests(TunnelCase):
         self.assertEqual(self.factory.tunnels, set())
 
     def test_hang_up_while_connecting(self) -> None:
-        """Hanging up reaches the connection attempt."""
+        """Hanging up reaches the connection attempt, and no other follows."""
         self.upgrade()
         self.session.start()
         self.hang_up()
+        self.clock.advance(1)
         self.assertEqual((self.plug.cancelled, self.session.left), (1, 1))
+        self.assertEqual(len(self.plug.attempts), 1)
 
     def test_open_after_close(self) -> None:
         """A tunnel that has ended is not opened any more, and goes nowhere."""

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.tcp import Connection
@@ -264,8 +264,10 @@ class Plug:
         return self
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        def cancelled(_: object) -> None:
+        def cancelled(attempt: Deferred[Any]) -> None:
             self.cancelled += 1
+            # As real endpoints do.
+            attempt.errback(ConnectingCancelledError(IPv4Address("TCP", "127.0.0.1", 4)))
 
         self._waiting.append((factory, Deferred(cancelled)))
         return self._waiting[-1][1]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -133,8 +134,9 @@ async def connect(reactor: Any, browser: Browser, address: Address, timeout: flo
         try:
             there = endpoint(reactor, *address, timeout=left)
             service = await there.connect(ServiceFactory(browser))
-        except CancelledError:
-            raise
+        except (CancelledError, ConnectingCancelledError) as cancelled:
+            # The second is what endpoints say of the same.
+            raise CancelledError from cancelled
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         else:

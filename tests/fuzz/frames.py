@@ -122,11 +122,17 @@ def expected(sent: list[bytes]) -> Outcome:
 def _code(server: ServerProtocol, last: bytes, unfinished: bool) -> int:
     """Return the code by which we close; ``last`` is the frame that led to it."""
     assert server.close_sent is not None
+    opcode = last[0] & 0x0F
+    if unfinished and opcode == 8:
+        # A close may come within a message (RFC 6455, section 5.5), which websockets refuses.
+        server = ServerProtocol(state=State.OPEN, max_size=LIMIT)
+        server.receive_data(last)
+        return _code(server, last, False)
     if server.parser_exc is None:
         # Whatever code a client closes with, we answer with 1000.
         return 1000
     # Of two faults either may be told: too long, and no continuation of what was begun.
-    return 1002 if unfinished and last[0] & 0x0F == 2 else server.close_sent.code
+    return 1002 if unfinished and opcode == 2 else server.close_sent.code
 
 
 def _pongs(server: ServerProtocol) -> list[bytes]:

@@ -430,6 +430,16 @@ class TokenTests(IdentityCase):
         ):
             self.assertEqual(self.status(server, given), 401)
 
+    def test_websocket(self) -> None:
+        """A proxy that has logged a user in adds their token to websockets as well."""
+        keys = self.file("keys.pem", public_pem(rsa_key()))
+        server = self.start(*self.rules(), "--jwt_keys", keys, "--bind_user")
+        alice, bob = (bearer(token(rsa_key(), "RS256", sub=name)) for name in ("alice", "bob"))
+        made = self.reserve(server.http, **alice)
+        self.assertEqual(self.echoed(f"{server.ws}?token={made}", **bob), "404")
+        self.assertEqual(self.echoed(f"{server.ws}?token={made}"), "401")
+        self.assertEqual(self.echoed(f"{server.ws}?token={made}", **alice), "hello")
+
     def test_jwks_file(self) -> None:
         """Tokens of a JWKS file; keys change with SIGHUP."""
         keys = self.file("keys.json", jwks(jwk(ec_key(), "a")))

@@ -86,6 +86,13 @@ class StatusPageTests(SynchronousTestCase):
         self.assertNotIn("<script>alert", page)
         self.assertEqual(page.count("&lt;script&gt;alert(1)"), 5)
 
+    def test_client(self) -> None:
+        """Whose address an instance is used from is told."""
+        self.desk.reserve("Demo", {}, "192.0.2.1")
+        self.assertIn("192.0.2.1", self.page())
+        self.desk.claim("token-1", "2001:db8::7")
+        self.assertIn("2001:db8::7", self.page())
+
     def test_free_again(self) -> None:
         """An instance that has ended has no row."""
         self.desk.reserve("Demo", {})

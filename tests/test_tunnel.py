@@ -35,7 +35,7 @@ from wsserver.keepalive import UNANSWERED
 from wsserver.origins import Origins
 from wsserver.peer import Peer
 from wsserver.relay import DirectRelay
-from wsserver.tunnel import EARLY_BYTES, Tunnel, TunnelFactory
+from wsserver.tunnel import EARLY_BYTES, SESSION_FILES, Tunnel, TunnelFactory
 
 LIMITS = Deadlines()
 
@@ -206,9 +206,10 @@ class HandshakeTests(TunnelCase):
         self.assertEqual(admission.visits(), 0)
 
     def test_no_room(self) -> None:
-        """Where open files get scarce, the one to the service counts as well: none begins."""
+        """Where open files get scarce, those of sessions that are to begin count as well."""
         used = 0.79
-        self.factory = self.make(admission=Admission(0, lambda more: used + more / 200))
+        admission = Admission(0, lambda more: used + more / (200 * SESSION_FILES))
+        self.factory = self.make(admission=admission)
         self.upgrade()
         self.assertEqual(self.refused("?token=T")[0], 503)
         self.assertEqual(self.joins, ["T"])

@@ -39,6 +39,10 @@ from wsserver.stall import Stall
 #: What a client may send while its service starts, in bytes.
 EARLY_BYTES = 64 * 1024
 
+#: How many files a session opens that is still to begin: the connection to its service,
+#: and what its programs take.
+SESSION_FILES = 3
+
 _log = Logger(namespace="wsserver.tunnel")
 
 
@@ -91,7 +95,7 @@ class Tunnel(Handshake):
         self._socket_name = socket_name
         if self.factory.closed:
             raise ShuttingDown
-        full = self.factory.admission.room(len(self.factory.opening) + 1)
+        full = self.factory.admission.room(SESSION_FILES * (len(self.factory.opening) + 1))
         if full is not None:
             raise full
         if token is not None:

@@ -19,7 +19,7 @@ from wsserver import aftermath
 from wsserver.aftermath import clean, survivors
 from wsserver.family import MARK
 from wsserver.journal import Supervised, boot_id
-from wsserver.supervisor import look
+from wsserver.proc import look
 
 
 class AftermathTests(SynchronousTestCase):

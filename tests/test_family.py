@@ -17,7 +17,7 @@ from tests.fakes import wait_until
 from wsserver import family as room
 from wsserver.errors import ServiceFailed
 from wsserver.family import MARK, Family, Gone, Leader, environment, kill_marked, marked
-from wsserver.supervisor import look
+from wsserver.proc import look
 
 #: Runs away from its parent, into a session of its own.
 RUN_AWAY = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(60)"

@@ -23,7 +23,7 @@ from wsserver.journal import (
     sessions_of,
     state_directory,
 )
-from wsserver.supervisor import look
+from wsserver.proc import look
 
 #: JSON that is no line of a journal.
 NONSENSE = st.recursive(st.none() | st.text() | st.integers(), st.lists)

@@ -21,8 +21,9 @@ ROWS = [
     "config logs",
     "registry access frames admission jwks",
     "identity",
-    "supervisor threads htpasswd bearer",  # layer 2
-    "family journal store passwords remote_keys",
+    "messages proc threads htpasswd bearer",  # layer 2
+    "supervisor journal store passwords remote_keys",
+    "family",
     "processes aftermath",
     "scripts",
     "offers",
@@ -132,7 +133,7 @@ class LayerTests(SynchronousTestCase):
                     self.assertIn(name, public, path)
 
     def test_public_names(self) -> None:
-        """The public names are there, and importing the package loads no web server."""
+        """The public names are there, and importing the package loads nothing else."""
         for name in wsserver.__all__:
             self.assertTrue(callable(getattr(wsserver, name)), name)
         self.assertRaises(AttributeError, getattr, wsserver, "no_such_name")
@@ -140,4 +141,13 @@ class LayerTests(SynchronousTestCase):
         loaded = own(
             imported(ast.Module([n for n in at_once if isinstance(n, ast.ImportFrom)], []))
         )
-        self.assertEqual(loaded, {"errors", "processes", "scripts"})
+        self.assertEqual(loaded, set())
+
+    def test_supervisor(self) -> None:
+        """What a supervisor is made of loads nothing that is slow to import, or large."""
+        rooms = {"wsserver"}
+        fast = {"__future__", "ctypes", "errno", "marshal", "os", "select", "signal", "socket"}
+        for room in ("supervisor", "messages", "proc"):
+            at_once = [n for n in parsed(HOUSE / f"{room}.py").body if not isinstance(n, ast.If)]
+            packages = {name.split(".")[0] for name in imported(ast.Module(at_once, []))}
+            self.assertLessEqual(packages, fast | rooms | {"sys", "time"}, room)

@@ -15,12 +15,15 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+import wsserver
 from tests.fakes import wait_until
-from wsserver import supervisor
-from wsserver.supervisor import Process, below, look, processes, receive, send, tell
+from wsserver.messages import receive, send
+from wsserver.proc import Process, below, look
+from wsserver.supervisor import PROGRAM
 
 #: Runs away from its parent: a new session, and a parent that is gone.
 RUN_AWAY = "import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); "
+FOLDER = str(Path(wsserver.__file__).parents[1])
 ENV = {b"PATH": os.environb[b"PATH"]}
 
 
@@ -30,7 +33,7 @@ class SupervisorTestCase(SynchronousTestCase):
         self.peer.settimeout(20)
         with theirs:
             # As the server does but for -I -S, which keep the measuring of coverage away.
-            argv = [sys.executable, supervisor.__file__, str(os.getpid())]
+            argv = [sys.executable, "-c", PROGRAM, FOLDER, str(os.getpid())]
             self.process = subprocess.Popen(argv, stdin=theirs.fileno())
         self.null = os.open(os.devnull, os.O_RDWR)
         self.addCleanup(os.close, self.null)
@@ -236,13 +239,13 @@ class EndTests(SupervisorTestCase):
         """A process that the server has forked keeps nothing alive with its copy of the socket."""
         code = (
             "import os, socket, subprocess, sys, time; a, b = socket.socketpair()\n"
-            "argv = [sys.executable, '-I', '-S', sys.argv[1], str(os.getpid())]\n"
+            "argv = [sys.executable, '-I', '-S', '-c', *sys.argv[1:], str(os.getpid())]\n"
             "p = subprocess.Popen(argv, stdin=b); b.close()\n"
             "print(p.pid, flush=True)\n"
             "if os.fork() == 0: time.sleep(60)\n"
             "print(os.getpid(), flush=True); time.sleep(60)\n"
         )
-        argv = [sys.executable, "-c", code, supervisor.__file__]
+        argv = [sys.executable, "-c", code, PROGRAM, FOLDER]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as server:
             assert server.stdout is not None
             orphan = look(int(server.stdout.readline()))
@@ -252,47 +255,3 @@ class EndTests(SupervisorTestCase):
             server.wait()
             assert orphan is not None
             wait_until(lambda: not _runs(orphan))
-
-
-class ProcTests(SynchronousTestCase):
-    def test_look(self) -> None:
-        """A process is known by number and start time, whatever its name."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        odd = folder / ") Z 1 (x"
-        odd.symlink_to("/bin/sleep")
-        with subprocess.Popen([str(odd.absolute()), "60"]) as process:
-            wait_until(lambda: (now := look(process.pid)) is not None and "Z 1" in now.name)
-            found = look(process.pid)
-            assert found is not None
-            self.assertEqual((found.pid, found.parent), (process.pid, os.getpid()))
-            self.assertEqual((found.session, found.zombie), (os.getsid(0), False))
-            self.assertEqual(str(found), f") Z 1 (x {process.pid}")
-            process.kill()
-            wait_until(lambda: (now := look(process.pid)) is not None and now.zombie)
-            self.assertNotIn(process.pid, [other.pid for other in processes()])
-        self.assertIsNone(look(process.pid))
-
-    def test_tell_the_right_one(self) -> None:
-        """A process that has got the number of another is never signalled."""
-        with subprocess.Popen(["sleep", "60"]) as process:
-            now = look(process.pid)
-            assert now is not None
-            now.start += 1
-            tell(now, signal.SIGKILL)
-            self.assertIsNone(process.poll())
-            now.start -= 1
-            tell(now, signal.SIGKILL)
-            self.assertEqual(process.wait(20), -9)
-        tell(now, signal.SIGKILL)
-
-    def test_not_allowed(self) -> None:
-        """A process of another user is left alone, without a fuss."""
-
-        def forbidden(*_: object) -> None:
-            raise PermissionError
-
-        now = look(os.getpid())
-        assert now is not None
-        self.patch(supervisor.signal, "pidfd_send_signal", forbidden)
-        tell(now, signal.SIGKILL)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from wsserver.errors import ServiceFailed
-from wsserver.processes import ProcessGroup
-from wsserver.scripts import RemoteServiceScript
-
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
+    from wsserver.errors import ServiceFailed
+    from wsserver.processes import ProcessGroup
+    from wsserver.scripts import RemoteServiceScript
     from wsserver.server import make_service
 
 __all__ = ["ProcessGroup", "RemoteServiceScript", "ServiceFailed", "make_service"]
 
+_ROOMS = {
+    "ProcessGroup": "processes",
+    "RemoteServiceScript": "scripts",
+    "ServiceFailed": "errors",
+    "make_service": "server",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # A service script imports this package, and has no use for a web server.
-    if name == "make_service":
-        from wsserver.server import make_service
+    # A service script has no use for a web server, and a supervisor none for anything.
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return make_service
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"wsserver.{_ROOMS[name]}"), name)

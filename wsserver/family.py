@@ -19,11 +19,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any, Protocol
 
-from wsserver import supervisor
-from wsserver.supervisor import Process, processes, receive, send, tell
+import wsserver
+from wsserver.messages import receive, send
+from wsserver.proc import Process, processes, tell
+from wsserver.supervisor import PROGRAM
 
 #: The environment variable that every process of a session carries.
 MARK = "WSSERVER_SESSION"
+#: Where a supervisor finds this package.
+_FOLDER = os.path.dirname(os.path.dirname(wsserver.__file__))
 #: What a service has no business to know.
 _SECRET_VARIABLES = ("WEBSOCKETSERVER_SECURITY_TOKEN",)
 #: A supervisor that does not answer for so long is killed, in seconds.
@@ -66,7 +70,7 @@ class Supervisor:
         try:
             with theirs:
                 self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                    [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid())],
+                    [sys.executable, "-I", "-S", "-c", PROGRAM, _FOLDER, str(os.getpid())],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

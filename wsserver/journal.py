@@ -19,7 +19,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 
 from wsserver.errors import ConfigError, ServiceFailed
-from wsserver.supervisor import Process, look
+from wsserver.proc import Process, look
 
 SUFFIX, UNFINISHED = ".journal", ".new"
 #: A journal with so many lines more than sessions is written anew.

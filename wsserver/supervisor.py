@@ -4,8 +4,6 @@ It runs by itself, on the standard library alone, to be there quickly.  As their
 it becomes the parent of whatever loses its own below it, however it ran away: so it has no
 child left only when nothing of the session is left.  It ends everything when it is told
 to, or when its socket to the server does: then the server is dead, or has let go.
-
-Messages are tuples: a length of four bytes, then what `marshal` makes of them.
 """
 
 from __future__ import annotations
@@ -20,10 +18,16 @@ import socket
 import sys
 import time
 
+from wsserver.messages import receive, send
+from wsserver.proc import below, tell
+
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any, NoReturn
+
+#: How it is run (python -I -S -c), with the folder of this package, and the pid of the server.
+PROGRAM = "import sys; sys.path.append(sys.argv[1]); import wsserver.supervisor as s; s.main()"
 
 #: How long programs may take to end once the server is dead, in seconds.
 PATIENCE = 2.0
@@ -33,94 +37,6 @@ FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 _PDEATHSIG, _NAME, _SUBREAPER = 1, 15, 36
 
 _prctl = ctypes.CDLL(None).prctl
-
-
-class Process:
-    """A process as it stands in /proc; number and start time tell it from all others."""
-
-    def __init__(self, pid: int, stat: bytes) -> None:
-        head, _, tail = stat.rpartition(b") ")
-        fields = tail.split()
-        self.pid = pid
-        self.name = head.partition(b"(")[2].decode("utf-8", "replace")
-        self.zombie = fields[0] in (b"Z", b"X")
-        self.parent = int(fields[1])
-        self.session = int(fields[3])
-        self.start = int(fields[19])
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.pid}"
-
-
-def look(pid: int) -> Process | None:
-    """Return what /proc/PID/stat says (proc(5)), or None where there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return Process(pid, file.read())
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def processes() -> Iterator[Process]:
-    """Yield all that runs on this host, zombies excepted."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (process := look(int(name))) and not process.zombie:
-            yield process
-
-
-def below(root: int) -> list[Process]:
-    """Return the descendants of a process."""
-    children: dict[int, list[Process]] = {}
-    for process in processes():
-        children.setdefault(process.parent, []).append(process)
-    found = children.pop(root, [])
-    for process in found:
-        found += children.pop(process.pid, [])
-    return found
-
-
-def tell(process: Process, number: int) -> None:
-    """Signal a process, and never a later one that has got its number."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
-        now = look(process.pid)
-        if now is not None and now.start == process.start:
-            signal.pidfd_send_signal(handle, number)
-            if number == signal.SIGTERM:
-                # A stopped process sees it only once it goes on.
-                signal.pidfd_send_signal(handle, signal.SIGCONT)
-    except (ProcessLookupError, PermissionError):
-        pass  # it has just ended; or has become another user's
-    finally:
-        os.close(handle)
-
-
-def send(peer: socket.socket, message: Sequence[Any], handles: Sequence[int] = ()) -> None:
-    """Send a message, and open files with it."""
-    data = marshal.dumps(tuple(message))
-    socket.send_fds(peer, [len(data).to_bytes(4, "big")], handles)
-    peer.sendall(data)
-
-
-def receive(peer: socket.socket) -> tuple[Any, list[int]]:
-    """Return a message and the open files that came with it.
-
-    Raises:
-        EOFError: the other side has gone.
-    """
-    size, handles, _, _ = socket.recv_fds(peer, 4, 3)
-    for handle in handles:
-        # Python lets them in as inheritable, whatever the flags.
-        os.set_inheritable(handle, False)
-    data = bytearray()
-    while len(size) < 4 or len(data) < int.from_bytes(size, "big"):
-        if len(size) < 4 or not (more := peer.recv(int.from_bytes(size, "big") - len(data))):
-            raise EOFError
-        data += more
-    return marshal.loads(data), handles  # noqa: S302  both ends are ours
 
 
 class Supervisor:
@@ -288,12 +204,8 @@ def _become(
 
 
 def main() -> None:
-    """Serve the socket that is standard input; the argument is the pid of the server."""
+    """Serve the socket that is standard input."""
     _prctl(_SUBREAPER, 1, 0, 0, 0)
     _prctl(_NAME, b"wsserver-super")
-    Supervisor(socket.socket(fileno=0), int(sys.argv[1])).run()
+    Supervisor(socket.socket(fileno=0), int(sys.argv[2])).run()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

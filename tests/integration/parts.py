@@ -241,7 +241,7 @@ class Server:
 
 def supervises(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return any(word.endswith("wsserver/supervisor.py") for word in process.cmdline())
+        return any("wsserver.supervisor" in word for word in process.cmdline())
     return False
 
 

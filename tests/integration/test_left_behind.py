@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.parts import Server, folder, until
-from wsserver.supervisor import Process, processes
+from wsserver.proc import Process, processes
 
 COUNT = int(os.environ.get("LEFT_BEHIND_COUNT", "12"))
 SEED = int(os.environ.get("LEFT_BEHIND_SEED", "1"))

@@ -435,6 +435,9 @@ class SettingsTests(SynchronousTestCase):
             "max_connections_per_address": [-1],
             "frame_ancestors": [[], ["app.example"], ["none", "self"], "self"],
             "hsts": [-1, 3600],
+            "client_certificates": ["never", "optional"],
+            "client_ca": [1, "ca.pem"],
+            "https_redirect_port": [-1, 65536, 80],
             "trusted_proxies": [["proxy.example"], ["10.0.0.1/8"], "127.0.0.1"],
         }.items():
             for value in values:

@@ -36,7 +36,7 @@ ROWS = [
     "handshake channel upgrade",
     "tunnel api pages events sharing",  # the doors
     "site",
-    "tls sources permissions",  # layer 5
+    "tls sources permissions redirect",  # layer 5
     "server tryout",
     "tap",
 ]

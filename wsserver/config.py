@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -150,6 +150,11 @@ class Settings(Deadlines, Limits, Logins):
     add_header: list[str] = []
     cert: str | None = None
     key: str | None = None
+    #: Who signs the certificates of clients, and whether all clients must have one.
+    client_ca: str | None = None
+    client_certificates: Literal["optional", "required"] = "required"
+    #: A plain port that sends browsers to the HTTP port by https.
+    https_redirect_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     security_token: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)
     #: Addresses and networks of front proxies whose word on their clients is believed.
     trusted_proxies: list[str] = []
@@ -393,10 +398,7 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         settings, bool(settings.trusted_proxies), settings.security_token is not None
     )
     yield from _framing_problems(settings.frame_ancestors)
-    if settings.hsts is not None and settings.cert is None:
-        yield "settings.hsts: needs cert as well"
-    if (settings.key is not None) and settings.cert is None:
-        yield "settings.key: needs cert as well"
+    yield from _tls_problems(settings)
     if settings.http_port == -1 and settings.ws_port in (None, -1):
         yield "settings.http_port: -1 leaves nothing to listen on; give a ws_port"
     for network in settings.trusted_proxies:
@@ -410,6 +412,16 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         yield "settings.local_session: COUNT must be 1 or more"
     if settings.ping_timeout > settings.ping_interval:
         yield "settings.ping_timeout: must not be longer than ping_interval"
+
+
+def _tls_problems(settings: Settings) -> Iterable[str]:
+    for name in ("key", "hsts", "client_ca", "https_redirect_port"):
+        if getattr(settings, name) is not None and settings.cert is None:
+            yield f"settings.{name}: needs cert as well"
+    if settings.https_redirect_port is not None and settings.http_port == -1:
+        yield "settings.https_redirect_port: needs http_port, where it leads to"
+    if "client_certificates" in settings.model_fields_set and settings.client_ca is None:
+        yield "settings.client_certificates: needs client_ca, who signs them"
 
 
 def _framing_problems(ancestors: Sequence[str]) -> Iterable[str]:

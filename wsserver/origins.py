@@ -41,6 +41,12 @@ class Asked:
     referer: str | None = None
 
 
+def host_of(authority: str | None) -> str | None:
+    """Return the host that a ``Host`` header names, without its port; None if it names none."""
+    found = _AUTHORITY.fullmatch(authority or "")
+    return found["host"].lower() if found is not None else None
+
+
 class Origins:
     """The origins that may use us beside those of our own host.
 
@@ -86,14 +92,14 @@ class Origins:
 
     def _at_home(self, origin: str, host: str | None) -> bool:
         page = _ORIGIN.fullmatch(origin)
-        own = _AUTHORITY.fullmatch(host or "")
+        own = host_of(host)
         if page is None or own is None or page["scheme"].lower() not in _USUAL_PORTS:
             return self.lists(origin)
-        return _usual(page["host"]) == _usual(own["host"]) or self.lists(origin)
+        return _usual(page["host"].lower()) == _usual(own) or self.lists(origin)
 
 
 def _usual(host: str) -> str:
-    return "localhost" if _LOOPBACK.fullmatch(host.lower()) else host.lower()
+    return "localhost" if _LOOPBACK.fullmatch(host) else host
 
 
 def _canonical(origin: str) -> str:

@@ -39,6 +39,7 @@ from wsserver.permissions import permission_warnings
 from wsserver.policy import Policy
 from wsserver.process import files_in_use
 from wsserver.pulse import Pulse
+from wsserver.redirect import ToHTTPS
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
 from wsserver.site import Root
@@ -59,8 +60,8 @@ _log = Logger(namespace="wsserver")
 class Server(MultiService):
     """All of it: sessions over the desk, and the listeners in front.
 
-    ``http_port`` and ``ws_port`` are the ports in use once it has started, None where
-    there is none.  ``stop`` is what ``/v1/stop`` calls.
+    ``http_port``, ``ws_port`` and ``redirect_port`` are the ports in use once it has
+    started, None where there is none.  ``stop`` is what ``/v1/stop`` calls.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Server(MultiService):
         self.setName("wsserver")
         self.http_port: int | None = None
         self.ws_port: int | None = None
+        self.redirect_port: int | None = None
         self._reactor = reactor
         self._settings = settings
         self._offers = offers
@@ -126,7 +128,7 @@ class Server(MultiService):
             policy,
         )
         self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)
-        self._tls = Certificate(settings.cert, settings.key) if settings.cert else None
+        self._tls = _certificate(settings)
 
     def privilegedStartService(self) -> None:
         """End what servers that died have left, then listen on every port, or on none.
@@ -231,10 +233,21 @@ class Server(MultiService):
             assert settings.ws_port is not None
             self.ws_port = self._listen_on(settings.ws_port, self.tunnels)
         self.api.websocket_port = self.ws_port
+        if settings.https_redirect_port is not None and self.http_port is not None:
+            away = HTTPSite(
+                ToHTTPS(self.http_port),
+                reactor=self._reactor,
+                deadlines=settings,
+                proxies=self.proxies,
+                admission=self.admission,
+            )
+            self.redirect_port = self._listen_on(settings.https_redirect_port, away, secure=False)
 
-    def _listen_on(self, number: int, factory: IProtocolFactory) -> int:
+    def _listen_on(self, number: int, factory: IProtocolFactory, secure: bool = True) -> int:
         outcome: list[Any] = []
         # A listener on this machine is there, or is not, at once.
+        if secure and self._tls is not None:
+            factory = TLSMemoryBIOFactory(self._tls, False, factory, self._reactor)
         self._endpoint(number).listen(self._arrivals(factory)).addBoth(outcome.append)
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
@@ -244,8 +257,6 @@ class Server(MultiService):
 
     def _arrivals(self, factory: IProtocolFactory) -> Arrivals:
         """Return what a listener has in front of its door, and below TLS."""
-        if self._tls is not None:
-            factory = TLSMemoryBIOFactory(self._tls, False, factory, self._reactor)
         settings = self._settings
         return Arrivals(
             factory,
@@ -272,6 +283,8 @@ class Server(MultiService):
             parts.append(f"http{secure}://{host}:{self.http_port}/ ({served}REST{sockets})")
         if self.ws_port is not None:
             parts.append(f"ws{secure}://{host}:{self.ws_port}/")
+        if self.redirect_port is not None:
+            parts.append(f"http://{host}:{self.redirect_port}/ (leads to https)")
         return f"wsserver listens on {' and '.join(parts)}; offers {self._offered()}"
 
     def _offered(self) -> str:
@@ -343,6 +356,13 @@ def _local_sessions(wanted: Sequence[tuple[str, int]]) -> list[ServiceSpec]:
     """Return the services of ``--local_session`` (contract.md, "Command line")."""
     make = partial(ServiceSpec, script="local_session.py")
     return [make(name=f"local_{app}", count=n, options={"app": app}) for app, n in wanted]
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.cert is None:
+        return None
+    required = settings.client_certificates == "required"
+    return Certificate(settings.cert, settings.key, settings.client_ca, required)
 
 
 def _basic(settings: Settings) -> tuple[str, int] | None:

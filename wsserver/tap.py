@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         help="reserve takes user and groups from who holds the security token")  # fmt: skip
     add("--frame_ancestors", action="append", metavar="ORIGIN",
         help="pages that may show ours in a frame: origins, self (default), none or *")  # fmt: skip
+    add(
+        "--client_ca", metavar="PEM", help="clients need a certificate that one of these has signed"
+    )
+    add("--client_certificates", choices=["optional", "required"], help="default required")
+    add("--https_redirect_port", type=int, metavar="PORT",
+        help="a plain port that sends browsers to --http_port by https")  # fmt: skip
     add("--hsts", type=int, metavar="SECONDS", help="tell browsers to come by TLS alone")
     add("--client_hostname", metavar="HOST", help="where websockets without token go")
     add("--client_port", type=int, metavar="PORT", help="where websockets without token go")
@@ -274,7 +280,7 @@ def _checked(settings: Settings) -> str:
     read_files(settings)
     offers = offers_of(settings)
     if settings.cert is not None:
-        context_factory(settings.cert, settings.key)
+        context_factory(settings.cert, settings.key, settings.client_ca)
     lines = [
         f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}" for name, offer in offers.items()
     ]

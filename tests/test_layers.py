@@ -33,7 +33,8 @@ ROWS = [
     "outlets preamble",  # layer 4: what doors share
     "peer",
     "relay drain stall keepalive replies connect arrivals provenance",
-    "handshake channel upgrade",
+    "handshake request upgrade",
+    "channel",
     "tunnel api pages events sharing",  # the doors
     "site",
     "tls sources permissions redirect",  # layer 5

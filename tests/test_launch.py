@@ -324,14 +324,18 @@ class StopTests(LaunchTestCase):
 
     def test_still_running(self) -> None:
         """Processes that do not end keep the slot, and are named."""
-        self.family.left = [["Xvnc 12", "sh 13"], ["sh 13"]]
+        self.family.left = [["Xvnc 12", "sh 13"], ["sh 13"], []]
         d = self.stop(self.running())
         self.threads.finish()
         self.clock.advance(10)
         deliver = self.threads.begin()
         self.assertEqual(
             [what for _, what in self.hangs][1:],
-            ["still running: Xvnc 12, sh 13", "still running: sh 13"],
+            [
+                "still running: Xvnc 12, sh 13",
+                "still running: sh 13",
+                "still running: what we cannot see",
+            ],
         )
         self.assertNoResult(d)
         deliver()

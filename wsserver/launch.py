@@ -265,7 +265,8 @@ class Instance:
             self._on_hung(what)
 
     def _still_running(self, names: list[str]) -> None:
-        self._await(f"still running: {', '.join(names[:MAX_NAMES])}")
+        # What has become another user's may be hidden from us.
+        self._await(f"still running: {', '.join(names[:MAX_NAMES]) or 'what we cannot see'}")
 
     def _stop_failed(self, failure: Failure) -> None:
         _log.failure("{who}: stop failed", failure=failure, who=self._who)

@@ -19,7 +19,7 @@ ROWS = [
     "errors",  # layer 0
     "options lifecycle flood process forwarded origins policy logins failures",  # layer 1
     "config logs",
-    "registry access frames admission jwks",
+    "registry access frames admission jwks cautions",
     "identity",
     "messages proc threads htpasswd bearer",  # layer 2
     "supervisor journal store passwords remote_keys",
@@ -46,6 +46,7 @@ DOORS = {"tunnel", "api", "pages", "events"}
 
 PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
 PURE += ["forwarded", "origins", "policy", "admission", "logins", "failures", "identity", "jwks"]
+PURE += ["cautions"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from wsserver.admission import Admission
 from wsserver.aftermath import clean
 from wsserver.api import Api
 from wsserver.arrivals import Arrivals
+from wsserver.cautions import Case, cautions
 from wsserver.channel import HTTPSite
 from wsserver.config import ServiceSpec, Settings, load_services, make_settings
 from wsserver.desk import Desk
@@ -298,12 +300,8 @@ class Server(MultiService):
         for name, offer in self._offers.items():
             if offer.unavailable is not None:
                 _log.warn("{name} is unavailable: {why}", name=name, why=offer.unavailable)
-            if offer.spec.groups and not self.doorkeeper.identity.sources:
-                _log.warn("{name} has a group, and nobody can prove to be in it", name=name)
-        for warning in permission_warnings(self._settings, self._offers):
-            _log.warn("{what}", what=warning)
-        if self._settings.htpasswd and self._settings.bind_user and not self._settings.one_port:
-            _log.warn("browsers send no password to a websocket port of its own: see identity.md")
+        for line in unsafe(self._settings, self._offers):
+            _log.warn("{what}", what=line)
 
 
 def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given: Any) -> Server:
@@ -318,6 +316,12 @@ def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given
     """
     settings = make_settings(given)
     return Server(reactor, settings, offers_of(settings), stop)
+
+
+def unsafe(settings: Settings, offers: Mapping[str, Offer]) -> list[str]:
+    """Return what to say of settings and files that are sound, and not safe."""
+    case = Case(settings, [offer.spec for offer in offers.values()], sys.argv)
+    return cautions(case) + permission_warnings(settings, offers)
 
 
 def check_directory(path: str | None) -> None:

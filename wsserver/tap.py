@@ -22,9 +22,8 @@ from wsserver.config import Settings, load_settings, make_settings, service_file
 from wsserver.errors import ConfigError
 from wsserver.logs import observer
 from wsserver.offers import Offer
-from wsserver.permissions import permission_warnings
 from wsserver.process import end_in_time, prepare, raise_file_limit, settle
-from wsserver.server import Server, check_directory, offers_of
+from wsserver.server import Server, check_directory, offers_of, unsafe
 from wsserver.sources import read_files
 from wsserver.tls import context_factory
 from wsserver.tryout import try_service
@@ -284,7 +283,7 @@ def _checked(settings: Settings) -> str:
     lines = [
         f"{name} x{offer.spec.count}: {offer.unavailable or 'ok'}" for name, offer in offers.items()
     ]
-    warnings = [f"warning: {text}" for text in permission_warnings(settings, offers)]
+    warnings = [f"warning: {text}" for text in unsafe(settings, offers)]
     return "\n".join([*lines, *warnings, "no problems found"])
 
 

@@ -15,10 +15,10 @@ EDIT   := install -q --config-settings editable_mode=compat -e
 # The programs that the examples and the tests start, and the Debian packages that hold them.
 RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbox:openbox \
                  xterm:xterm x11vnc:x11vnc Xvfb:xvfb
-TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy openssl:openssl socat:socat \
+TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy openssl:openssl socat:socat faketime:faketime \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
-.PHONY: run screenshots setup bench test lint unit integration conformance fuzz soak coverage wheel clean
+.PHONY: run screenshots setup bench test lint unit integration faults conformance fuzz soak coverage wheel clean
 
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
@@ -29,7 +29,7 @@ setup: $(STAMPS)/package $(STAMPS)/novnc $(STAMPS)/xterm
 
 test: $(STAMPS)/test setup
 	tools/system-packages $(TEST_PROGRAMS)
-	$(MAKE) --no-print-directory lint unit integration conformance fuzz coverage
+	$(MAKE) --no-print-directory lint unit integration faults conformance fuzz coverage
 
 lint: $(STAMPS)/test
 	$(BIN)/ruff check .
@@ -42,6 +42,11 @@ unit: $(STAMPS)/test setup
 
 integration: $(STAMPS)/test setup wheel
 	$(BIN)/coverage run -m twisted.trial --temp-directory=build/trial_integration tests.integration
+
+# Faults, COUNT of them: docs/quality.md.  SEED; ARGS: --rows 5,22, --report FILE
+faults: COUNT = 2000
+faults: $(STAMPS)/test setup
+	$(BIN)/python -m tests.faults --count $(COUNT) --seed $(SEED) $(ARGS)
 
 # The Autobahn test suite against the real server: docs/quality.md.
 conformance: $(STAMPS)/test setup

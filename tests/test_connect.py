@@ -132,6 +132,14 @@ class EndpointTests(SynchronousTestCase):
         self.failureResultOf(self.result, ConnectFailed)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_cancel(self) -> None:
+        """Cancelling is no failure after which it is tried again."""
+        self.result.cancel()
+        self.failureResultOf(self.result, CancelledError)
+        self.reactor.advance(1)
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_names(self) -> None:
         """Only what may be a name, or has another family, is looked up."""
         for host, kind in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import selectors
@@ -22,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from tests.integration.parts import (
+    ECHO,
     TRUSTING,
     Server,
     certificate,
@@ -339,23 +341,48 @@ class ProxyTests(SynchronousTestCase):
 
 
 class LateTests(SynchronousTestCase):
-    def test_stopped_server(self) -> None:
+    """Where the server itself was late, nobody pays for it, and the log tells (row 60)."""
+
+    def serve(self, services: Path) -> Server:
+        times = ("--ping_interval", 1, "--ping_timeout", 0.5, "--stall_timeout", 2)
+        return self.enterContext(Server("-c", services, "--http_port", 0, *times))
+
+    def echoes(self, client: Any, times: int = 1) -> None:
+        for _ in range(times):
+            client.send(b"hello")
+            self.assertEqual(client.recv(timeout=30), b"hello")
+            time.sleep(0.1)
+
+    def test_stopped(self) -> None:
         """A server that was stopped for longer than any client may be silent drops nobody."""
         path = self.enterContext(folder())
-        server = self.enterContext(
-            Server("-c", echo_services(path), "--http_port", 0, "--ping_interval", 1,
-                   "--ping_timeout", 0.5, "--stall_timeout", 2)
-        )  # fmt: skip
+        server = self.serve(echo_services(path))
         with connect(f"{server.ws}?token={server.reserve()}", ping_interval=None) as client:
-            client.send(b"before")
-            self.assertEqual(client.recv(timeout=30), b"before")
+            self.echoes(client)
             server.process.send_signal(signal.SIGSTOP)
             # The fault itself: so long nobody serves.
             time.sleep(6)
             server.process.send_signal(signal.SIGCONT)
-            for _ in range(30):
-                client.send(b"after")
-                self.assertEqual(client.recv(timeout=30), b"after")
-                time.sleep(0.1)
+            self.echoes(client, 30)
         server.stop()
         self.assertRegex(server.log, r"the server stood still for [5-9]\.\d s")
+
+    def test_hogged(self) -> None:
+        """So does one whose thread a script has held; which call that was is in the log."""
+        path = self.enterContext(folder())
+        slow = "    @classmethod\n    def check(cls, *_):\n        time.sleep(4)\n"
+        (path / "slow_session.py").write_text(
+            "import time\n" + ECHO.replace("class Echo", "class Slow") + slow
+        )
+        services = echo_services(path)
+        found = json.loads(services.read_text())
+        found["Slow"] = {"script": "slow_session.py", "count": 1, "options": {}}
+        services.write_text(json.dumps(found))
+        server = self.serve(services)
+        with connect(f"{server.ws}?token={server.reserve()}", ping_interval=None) as client:
+            self.echoes(client)
+            server.reserve("Slow")
+            self.echoes(client, 30)
+        server.stop()
+        self.assertRegex(server.log, r"the server stood still for [345]\.\d s, 0\.\d s of which")
+        self.assertRegex(server.log, r"\t  File .*slow_session\.py.*, in check")

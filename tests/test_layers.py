@@ -27,6 +27,7 @@ ROWS = [
     "processes aftermath",
     "scripts",
     "offers",
+    "ending",
     "launch",
     "desk pulse",  # layer 3
     "sessions doorkeeper",

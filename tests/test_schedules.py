@@ -42,6 +42,7 @@ from wsserver.launch import Launcher
 from wsserver.lifecycle import ENDED, Phase, Reservation
 from wsserver.offers import Offer, Script
 from wsserver.sessions import Session, Sessions
+from wsserver.threads import Worker
 
 UNUSED = 30.0
 #: Short ones, which the steps of time below hit exactly, just miss, and jump over.
@@ -188,7 +189,7 @@ class Schedules(RuleBasedStateMachine):
         self.scripts: dict[str, Told] = {}
         self.desk = make_desk(self.clock, *self.offers(2, 1), timeout=UNUSED)
         run = self.bench.run
-        launcher = Launcher(self.clock, run, run, self.bench.call_from_thread)
+        launcher = Launcher(Worker(self.clock, run, run, self.bench.call_from_thread))
         self.sessions = Sessions(self.desk, launcher, self.clock)
         self.minted: list[Reservation] = []
         self.phases: dict[str, Phase] = {}

@@ -9,7 +9,7 @@ from twisted.trial.unittest import TestCase
 from tests.fakes import ADDRESS, Workshop, make_offer, wait_until
 from wsserver.launch import DEFAULT_SOCKET, Launcher
 from wsserver.offers import Script
-from wsserver.threads import MAX_THREADS, DaemonThread, ScriptThreads, in_own_thread
+from wsserver.threads import MAX_THREADS, DaemonThread, ScriptThreads, Worker, in_own_thread
 
 
 class ScriptThreadsTests(TestCase):
@@ -42,7 +42,7 @@ class ScriptThreadsTests(TestCase):
         def note(text: str) -> None:
             said.append((text, threading.current_thread() is here))
 
-        launcher = Launcher.with_threads(reactor, self.pool(1))
+        launcher = Launcher(Worker.on(reactor, self.pool(1)))
         instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note, note)
 
         async def launch() -> None:

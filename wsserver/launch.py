@@ -9,67 +9,33 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from wsserver.config import ServiceSpec
+from wsserver.ending import Ending
 from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
 from wsserver.family import Journal
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
-from wsserver.threads import in_own_thread
+from wsserver.threads import Worker
 
 T = TypeVar("T")
 Addresses = dict[str, Address]
 
 #: The name of the socket of a service that has just one.
 DEFAULT_SOCKET = "default"
-#: How long programs that ``stop`` has not ended may take to end with TERM, in seconds.
-GRACE = 2.0
-#: How long until the end of a session is tried again where it failed, in seconds.
-RETRY = 1.0
-#: How many of the processes that do not end are named.
-MAX_NAMES = 5
-
 _log = Logger(namespace="wsserver.launch")
 
 
 class Launcher:
-    """Prepares instances.
+    """Prepares instances, whose sessions are noted in ``journal`` where there is one."""
 
-    ``run`` calls a function in a thread and returns a Deferred of its result; so does
-    ``run_apart``, in a thread that hung scripts cannot keep busy; ``call_from_thread``
-    calls one in the thread of the reactor.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        run: Callable[[Callable[[], Any]], Deferred[Any]],
-        run_apart: Callable[[Callable[[], Any]], Deferred[Any]],
-        call_from_thread: Callable[..., object],
-        journal: Journal | None = None,
-    ) -> None:
-        self.clock = clock
-        self.run = run
-        self.run_apart = run_apart
-        self.call_from_thread = call_from_thread
+    def __init__(self, worker: Worker, journal: Journal | None = None) -> None:
+        self.worker = worker
         self.journal = journal
-
-    @classmethod
-    def with_threads(
-        cls, reactor: Any, pool: ThreadPool, journal: Journal | None = None
-    ) -> Launcher:
-        """Return a launcher on a real reactor."""
-        threads: IReactorFromThreads = reactor
-        run = partial(deferToThreadPool, reactor, pool)
-        apart = partial(in_own_thread, threads)
-        return cls(reactor, run, apart, threads.callFromThread, journal)
 
     def prepare(
         self,
@@ -110,10 +76,6 @@ class Instance:
         self._script: RemoteServiceScript | None = None
         self._cancelled = False
         self._home: Deferred[None] | None = None
-        #: What the end waits for, in words.
-        self._awaited = ""
-        #: Whom to tell that the end takes too long, once it does.
-        self._on_hung: Callable[[str], None] | None = None
 
     def start(self) -> Deferred[Addresses]:
         """Create the script and run its ``start``; call it once.
@@ -122,7 +84,7 @@ class Instance:
         """
         wanted: Deferred[Addresses] = Deferred()
         self._home = Deferred()
-        clock = self._launcher.clock
+        clock = self._launcher.worker.clock
         late = clock.callLater(self._spec.start_timeout, self._too_late, wanted)
 
         def arrived(result: Addresses | Failure) -> None:
@@ -135,7 +97,7 @@ class Instance:
             assert self._home is not None
             self._home.callback(None)
 
-        started = self._launcher.run(self._start_in_thread)
+        started = self._launcher.worker.run(self._start_in_thread)
         started.addCallbacks(named_addresses, self._explain).addErrback(_public).addBoth(arrived)
         return wanted
 
@@ -155,8 +117,8 @@ class Instance:
                 assert isinstance(error, WSServerError)
                 on_lost(error)
 
-        self._watching = LoopingCall(self._launcher.run, script.check_running)
-        self._watching.clock = self._launcher.clock
+        self._watching = LoopingCall(self._launcher.worker.run, script.check_running)
+        self._watching.clock = self._launcher.worker.clock
         self._watching.start(script.watch_period, now=False).addErrback(lost)
 
     def log_failed(self, reason: str) -> None:
@@ -179,7 +141,7 @@ class Instance:
         if self._script is None:
             say("")
         else:
-            self._saying = self._launcher.run(self._script.output).addBoth(say)
+            self._saying = self._launcher.worker.run(self._script.output).addBoth(say)
 
     def stop(self, on_hung: Callable[[str], None]) -> Deferred[None]:
         """End the instance; the Deferred fires when ``stop`` and every process have ended.
@@ -187,89 +149,14 @@ class Instance:
         ``on_hung`` is told in words what is waited for where that takes longer than
         ``stop_timeout``, and again when it is something else.
         """
-
-        def too_long() -> None:
-            self._on_hung = on_hung
-            on_hung(self._awaited)
-
-        hung = self._launcher.clock.callLater(self._spec.stop_timeout, too_long)
-
-        def done(result: T) -> T:
-            self._on_hung = None
-            if hung.active():
-                hung.cancel()
-            return result
-
-        return Deferred.fromCoroutine(self._stop()).addBoth(done)
-
-    async def _stop(self) -> None:
         if self._home is None:
-            return
+            return succeed(None)
         self._cancel()
         if self._watching is not None and self._watching.running:
             self._watching.stop()
-        self._await("start has not returned")
-        # The helpers of a cancelled start need some time to notice.
-        await self._at_most(self._spec.stop_timeout / 2, self._home)
-        if self._saying is not None:
-            await self._saying
-        if not self._home.called:
-            await self._run_stop()
-            if self._script is not None:
-                # A start that waits for a program may come home now.
-                await self._end(self._script.family.end)
-            self._await("start has not returned")
-            await self._home
-        await self._run_stop()
-        if self._script is not None:
-            await self._end(self._script.family.close)
-
-    async def _run_stop(self) -> None:
-        """Run the script's ``stop``; what it has not ended in time is ended without it."""
-        script = self._script
-        if script is None:
-            return
-        self._await("stop has not returned")
-        stopped = self._launcher.run(script.stop).addErrback(self._stop_failed)
-        await self._at_most(self._spec.stop_timeout, stopped)
-        if not stopped.called:
-            await self._end(script.family.end)
-            self._await("stop has not returned")
-            await stopped
-
-    async def _end(self, end: Callable[[float, Callable[[list[str]], object]], None]) -> None:
-        """End all processes of the session; come back when not one is left."""
-        tell = partial(self._launcher.call_from_thread, self._still_running)
-        while True:
-            try:
-                await self._launcher.run_apart(partial(end, GRACE, tell))
-                return
-            except Exception:
-                _log.failure("{who}: its processes cannot be ended", who=self._who)
-                await deferLater(self._launcher.clock, RETRY, lambda: None)
-
-    async def _at_most(self, seconds: float, work: Deferred[None]) -> None:
-        """Wait until work is done, and no longer than so many seconds."""
-        if work.called:
-            return
-        enough: Deferred[None] = Deferred()
-        timer = self._launcher.clock.callLater(seconds, enough.callback, None)
-        work.addCallback(lambda _: None if enough.called else enough.callback(None))
-        await enough
-        if timer.active():
-            timer.cancel()
-
-    def _await(self, what: str) -> None:
-        self._awaited = what
-        if self._on_hung is not None:
-            self._on_hung(what)
-
-    def _still_running(self, names: list[str]) -> None:
-        # What has become another user's may be hidden from us.
-        self._await(f"still running: {', '.join(names[:MAX_NAMES]) or 'what we cannot see'}")
-
-    def _stop_failed(self, failure: Failure) -> None:
-        _log.failure("{who}: stop failed", failure=failure, who=self._who)
+        launcher, script = self._launcher, lambda: self._script
+        ending = Ending(launcher.worker, self._spec.stop_timeout, self._who, script, on_hung)
+        return ending.run(self._home, self._saying)
 
     @property
     def _who(self) -> str:
@@ -281,7 +168,7 @@ class Instance:
             raise TypeError(f"create() returned {script!r}, which is no RemoteServiceScript")
         if not hasattr(script, "cancelled"):
             raise TypeError(f"{type(script).__name__}: __init__ must call super().__init__")
-        tell = self._launcher.call_from_thread
+        tell = self._launcher.worker.call_from_thread
         script.on_progress = partial(tell, self._noted)
         script.on_share = partial(tell, self._on_share)
         script.family.journal = self._launcher.journal

@@ -47,7 +47,7 @@ from wsserver.sharing import Shared
 from wsserver.site import Root
 from wsserver.sources import Files, Sources, read_files
 from wsserver.store import MemoryStore
-from wsserver.threads import ScriptThreads
+from wsserver.threads import ScriptThreads, Worker
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
 from wsserver.upgrade import Upgrade
@@ -90,7 +90,7 @@ class Server(MultiService):
         origins = Origins(settings.allowed_origins)
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         self.journal = Journal(state_directory(settings.state_directory, os.environ))
-        launcher = Launcher.with_threads(reactor, self._threads, self.journal)
+        launcher = Launcher(Worker.on(reactor, self._threads), self.journal)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
         Pulse(reactor).setServiceParent(self)

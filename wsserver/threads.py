@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -46,6 +49,27 @@ class ScriptThreads(ThreadPool):
         """End the idle threads.  Threads in a hung script are left alone."""
         if not self.working:
             super().stop()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where scripts run, and by which clock they are timed.
+
+    ``run`` calls a function in a thread and returns a Deferred of its result; so does
+    ``run_apart``, in a thread that hung scripts cannot keep busy; ``call_from_thread``
+    calls one in the thread of the reactor.
+    """
+
+    clock: IReactorTime
+    run: Callable[[Callable[[], Any]], Deferred[Any]]
+    run_apart: Callable[[Callable[[], Any]], Deferred[Any]]
+    call_from_thread: Callable[..., object]
+
+    @classmethod
+    def on(cls, reactor: Any, pool: ThreadPool) -> Worker:
+        """Return one on a real reactor."""
+        run = partial(deferToThreadPool, reactor, pool)
+        return cls(reactor, run, partial(in_own_thread, reactor), reactor.callFromThread)
 
 
 def _threads_for(instances: int) -> int:

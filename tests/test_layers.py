@@ -33,7 +33,7 @@ ROWS = [
     "sessions doorkeeper",
     "outlets preamble",  # layer 4: what doors share
     "peer",
-    "relay drain stall keepalive replies connect arrivals provenance",
+    "relay drain stall keepalive replies connect arrivals provenance pace",
     "handshake request upgrade",
     "channel",
     "tunnel api pages events sharing",  # the doors

@@ -175,7 +175,7 @@ def request(query: str = "", path: str = "/websockify", **headers: str) -> bytes
     return "\r\n".join(lines).encode("latin-1")
 
 
-def frame(payload: bytes, opcode: int = 2, fin: bool = True) -> bytes:
+def frame(payload: bytes, opcode: int = 2, fin: bool = True, mask: bytes | None = None) -> bytes:
     """A masked frame, as clients send them (RFC 6455, section 5)."""
     head = bytes([(0x80 if fin else 0) | opcode])
     if len(payload) < 126:
@@ -184,8 +184,10 @@ def frame(payload: bytes, opcode: int = 2, fin: bool = True) -> bytes:
         head += struct.pack(">BH", 0x80 | 126, len(payload))
     else:
         head += struct.pack(">BQ", 0x80 | 127, len(payload))
-    mask = os.urandom(4)
-    return head + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+    mask = mask or os.urandom(4)
+    key = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+    return head + mask + masked.to_bytes(len(payload), "big")
 
 
 def close(code: int = 1000) -> bytes:

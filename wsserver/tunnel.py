@@ -33,6 +33,7 @@ from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
 from wsserver.keepalive import Keepalive
 from wsserver.origins import Origins
+from wsserver.pace import Pace
 from wsserver.relay import Relay, join
 from wsserver.stall import Stall
 
@@ -89,6 +90,9 @@ class Tunnel(Handshake):
     _early = b""
     #: The service has sent its last byte, and may still take some.
     _finishing = False
+    #: The client has sent too many frames that carry nothing.
+    _rude = False
+    _pace: Pace
 
     def claim(self, token: str | None, socket_name: str | None) -> None:
         """Take a seat in the session of the token, or the fixed host where there is none."""
@@ -113,6 +117,7 @@ class Tunnel(Handshake):
         if self.state != self.STATE_OPEN:
             return
         factory = self.factory
+        self._pace = Pace(factory.reactor)
         self._keepalive = Keepalive(
             factory.reactor, self.transport, factory.deadlines, self.sendPing, self._vanished
         )
@@ -191,7 +196,33 @@ class Tunnel(Handshake):
 
     def other_frames(self, data: bytes) -> None:
         """Let Autobahn handle frames that are not plain data."""
-        super()._dataReceived(data)
+        if not self._rude:
+            super()._dataReceived(data)
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer, unless there are too many."""
+        if self._is_decent():
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Nobody asks what it says; see keepalive."""
+        self._is_decent()
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Of frames without a byte as well there may be few only."""
+        super().onMessageFrameBegin(length)
+        if not length:
+            self._is_decent()
+
+    def _is_decent(self) -> bool:
+        """Count a frame that carries nothing, and part from who sends too many."""
+        if self._pace.decent():
+            return True
+        if not self._rude:
+            self._rude = True
+            self._fail_connection(self.CLOSE_STATUS_CODE_POLICY_VIOLATION, "too many empty frames")
+            self._hang_up()
+        return False
 
     def onMessageBegin(self, isBinary: bool) -> None:  # noqa: N803
         """Only binary messages carry a byte stream (contract.md)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,6 @@ from tests.wires import (
     SecureWire,
     SocketWire,
     Wire,
-    close,
     frame,
     frames,
     request,
@@ -39,34 +39,40 @@ from wsserver.tunnel import TunnelFactory
 
 LIMIT = 5000
 SIZES = (0, 1, 3, 8, 8, 8, 125, 126, 127, 1000, LIMIT, 4999)
+_end = partial(frame, mask=b"mask")
 #: What closes a websocket, or is wrong, most of it with a code of its own.
 ENDS = (
-    close(),
-    close(3999),
-    close(4999),
-    close(1001),
-    close(1005),
-    close(999),
-    frame(b"", 8),
-    frame(b"\x03", 8),
-    frame(struct.pack(">H", 1000) + b"\xff", 8),
-    frame(b"text", 1),
-    frame(b"text", 1, fin=False),
-    frame(b"x", 3),
-    frame(b"x", 7, fin=False),
-    frame(b"x", 11),
-    frame(b"x", 15),
-    frame(b"x" * 126, 9),
-    frame(b"x", 9, fin=False),
-    b"\xc2" + frame(b"x")[1:],
-    b"\xa2" + frame(b"x")[1:],
-    b"\x9a" + frame(b"x", 10)[1:],
+    _end(struct.pack(">H", 1000), 8),
+    _end(struct.pack(">H", 3999), 8),
+    _end(struct.pack(">H", 4999), 8),
+    _end(struct.pack(">H", 1001), 8),
+    _end(struct.pack(">H", 1005), 8),
+    _end(struct.pack(">H", 999), 8),
+    _end(b"", 8),
+    _end(b"\x03", 8),
+    _end(struct.pack(">H", 1000) + b"\xff", 8),
+    _end(b"text", 1),
+    _end(b"text", 1, fin=False),
+    _end(b"x", 3),
+    _end(b"x", 7, fin=False),
+    _end(b"x", 11),
+    _end(b"x", 15),
+    _end(b"x" * 126, 9),
+    _end(b"x", 9, fin=False),
+    b"\xc2" + _end(b"x")[1:],
+    b"\xa2" + _end(b"x")[1:],
+    b"\x9a" + _end(b"x", 10)[1:],
     b"\x82\x01x",
     b"\x89\x00",
-    frame(b"x" * (LIMIT + 1)),
+    _end(b"x" * (LIMIT + 1)),
 )
 #: What comes out: bytes for the service, pongs, and the code of the close frame.
 Outcome = tuple[bytes, list[bytes], int | None]
+
+
+def framed(rng: random.Random, payload: bytes, opcode: int = 2, fin: bool = True) -> bytes:
+    """A frame whose mask can be had again."""
+    return frame(payload, opcode, fin, rng.randbytes(4))
 
 
 def sequence(rng: random.Random) -> list[bytes]:
@@ -75,18 +81,18 @@ def sequence(rng: random.Random) -> list[bytes]:
     for _ in range(rng.choice((1, 2, 5, 20))):
         kind, size = rng.random(), rng.choice(SIZES)
         if kind < 0.4:
-            made.append(frame(rng.randbytes(size)))
+            made.append(framed(rng, rng.randbytes(size)))
         elif kind < 0.5:
-            made += [frame(rng.randbytes(8))] * rng.randint(2, 40)
+            made += [framed(rng, rng.randbytes(8))] * rng.randint(2, 40)
         elif kind < 0.6:
-            made.append(frame(rng.randbytes(min(size, 125)), 9))
+            made.append(framed(rng, rng.randbytes(min(size, 125)), 9))
         elif kind < 0.65:
-            made.append(frame(rng.randbytes(min(size, 125)), 10))
+            made.append(framed(rng, rng.randbytes(min(size, 125)), 10))
         elif kind < 0.9:
             made += _message(rng)
         elif kind < 0.93:
             # Nothing to continue, or a message that begins within another.
-            made.append(frame(rng.randbytes(5), rng.choice((0, 2)), rng.random() < 0.5))
+            made.append(framed(rng, rng.randbytes(5), rng.choice((0, 2)), rng.random() < 0.5))
         else:
             made.append(rng.choice(ENDS))
     return made
@@ -97,9 +103,9 @@ def _message(rng: random.Random) -> Iterator[bytes]:
     parts = rng.randint(2, 4)
     for number in range(parts):
         payload = rng.randbytes(rng.choice((0, 1, 8, 200, 1200)))
-        yield frame(payload, 0 if number else 2, number == parts - 1)
+        yield framed(rng, payload, 0 if number else 2, number == parts - 1)
         if rng.random() < 0.3 and number < parts - 1:
-            yield frame(b"ping", rng.choice((9, 10)))
+            yield framed(rng, b"ping", rng.choice((9, 10)))
 
 
 def expected(sent: list[bytes]) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -245,6 +246,10 @@ class KilledTests(FamilyTestCase):
 
 
 class MarkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        # Others may run these tests on this machine at the same time.
+        self.mark = secrets.token_hex(8)
+
     def program(self, mark: str, code: str = "") -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-S", "-c", f"{code}\nimport time; time.sleep(60)"]
         process = subprocess.Popen(argv, env={MARK: mark}, stdout=subprocess.PIPE)
@@ -254,18 +259,19 @@ class MarkTests(SynchronousTestCase):
 
     def test_only_those(self) -> None:
         """Who carries another mark, even one that begins alike, is left alone."""
-        mine, other, longer = (self.program(mark) for mark in ("a1", "b2", "a11"))
-        wait_until(lambda: len(list(marked(["a1", "b2", "a11"]))) == 3)
-        kill_marked(["a1"])
+        marks = (self.mark, f"x{self.mark}", f"{self.mark}1")
+        mine, other, longer = (self.program(mark) for mark in marks)
+        wait_until(lambda: len(list(marked(marks))) == 3)
+        kill_marked([self.mark])
         self.assertEqual((mine.wait(20), other.poll(), longer.poll()), (-9, None, None))
         kill_marked([])
-        kill_marked(["nobody"])
+        kill_marked([secrets.token_hex(8)])
         self.assertEqual((other.poll(), longer.poll()), (None, None))
 
     def test_told(self) -> None:
         """Where something does not end, that is told."""
-        process = self.program("c3")
-        wait_until(lambda: list(marked(["c3"])))
+        process = self.program(self.mark)
+        wait_until(lambda: list(marked([self.mark])))
         kills: list[Callable[[], None]] = []
         self.patch(room, "tell", lambda *_: kills.append(process.kill))
         self.patch(room, "LAST_LOOK", room.FIRST_LOOK)
@@ -275,7 +281,7 @@ class MarkTests(SynchronousTestCase):
             told.append(names)
             kills[0]()
 
-        kill_marked(["c3"], note)
+        kill_marked([self.mark], note)
         self.assertIn(str(process.pid), told[0][0])
 
     def test_foreign(self) -> None:

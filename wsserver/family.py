@@ -30,8 +30,9 @@ MARK = "WSSERVER_SESSION"
 _FOLDER = os.path.dirname(os.path.dirname(wsserver.__file__))
 #: What a service has no business to know.
 _SECRET_VARIABLES = ("WEBSOCKETSERVER_SECURITY_TOKEN",)
-#: A supervisor that does not answer for so long is killed, in seconds.
-ANSWER_TIMEOUT = 10.0
+#: A supervisor that does not answer for so long is killed, in seconds; what it starts may
+#: lie on a slow disk.
+ANSWER_TIMEOUT, START_TIMEOUT = 10.0, 60.0
 #: How often it is asked whether it still answers while it ends everything, in seconds.
 LOOK_PERIOD = 1.0
 #: How often survivors are looked for, in seconds.
@@ -66,7 +67,6 @@ class Supervisor:
     def __init__(self, mark: str) -> None:
         self._lock = Lock()
         self._peer, theirs = socket.socketpair()
-        self._peer.settimeout(ANSWER_TIMEOUT)
         try:
             with theirs:
                 self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -90,6 +90,7 @@ class Supervisor:
         """Make a request; raise Gone where there is no answer."""
         with self._lock:
             try:
+                self._peer.settimeout(START_TIMEOUT if handles else ANSWER_TIMEOUT)
                 send(self._peer, request, handles)
                 return receive(self._peer)[0][0]
             except (OSError, EOFError) as error:

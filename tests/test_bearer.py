@@ -197,7 +197,13 @@ class ClaimTests(BearerCase):
         self.assertEqual(
             (caller.user, caller.trusted, caller.operator), ("a@b.example", False, False)
         )
-        for claims in ({"sub": None}, {"sub": ""}, {"sub": "a\n"}, {"sub": "x" * 257}):
+        for claims in (
+            {"sub": None},
+            {"sub": ""},
+            {"sub": "a\n"},
+            {"sub": "x" * 257},
+            {"sub": "\ud800"},
+        ):
             self.assertTrue(self.refusal(token(**claims)), claims)
         self.assertTrue(self.refusal(token(id=7), user_claim="id"))
 

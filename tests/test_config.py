@@ -309,6 +309,8 @@ class WrongEntryTests(ConfigTestCase):
             ("sizes", {"a": 1}, rule),
             ("group", 1, "must be a string or a list of strings"),
             ("group", ["a", None], "must be a string or a list of strings"),
+            # Nobody could tell whether that is everybody or nobody.
+            ("group", [], "must be a string or a list of strings, one or more"),
             ("page", "/etc/passwd", "must be the path of a page"),
             ("page", 1, "must be the path of a page"),
             ("reserve_options", [], "must be an object"),

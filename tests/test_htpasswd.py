@@ -37,6 +37,21 @@ class ParseTests(SynchronousTestCase):
         self.assertIn("htpasswd -B", error.problems[1])
         self.assertNotIn("apr1", str(error))
 
+    def test_spoilt_hashes(self) -> None:
+        """A hash that bcrypt itself would refuse is refused when the file is read."""
+        good = hashed("x")
+        spoilt = [
+            good[:28] + "/" + good[29:],
+            good[:-1] + "/",
+            *(good.replace("$04$", f"${cost}$") for cost in ("03", "17", "99")),
+        ]
+        for wrong in spoilt:
+            error = self.assertRaises(ConfigError, read_users, f"bob:{wrong}")
+            self.assertIn("line 1: no bcrypt hash of cost 4 to 16", error.problems[0])
+        for number in range(200):
+            users = Users(read_users(f"bob:{hashed(str(number))}"), {})
+            self.assertTrue(users.right("bob", str(number).encode()))
+
     def test_groups(self) -> None:
         """A group has users with spaces between them; a user has any number of groups."""
         text = "# groups\nstaff: alice  bob\n\nadmins:alice\nempty:\nstaff: carol"

@@ -199,4 +199,5 @@ class ProxyHeadersTests(IdentityCase):
     def test_split_groups(self) -> None:
         """A list of groups has commas; names are names."""
         self.assertEqual(split_groups(" a,b , ,"), {"a", "b"})
-        self.assertRaises(BadRequest, split_groups, "a,b\0")
+        for wrong in ("a,b\0", "a,\ud800"):
+            self.assertRaises(BadRequest, split_groups, wrong)

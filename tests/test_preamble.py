@@ -29,6 +29,7 @@ SIX = addresses("2001:db8::7", "::1", 4711, 443)
 HEADERS = [
     (b"PROXY TCP4 203.0.113.7 127.0.0.1 4711 443\r\n", ("203.0.113.7", 4711)),
     (b"PROXY TCP6 2001:DB8:0:0::7 ::1 4711 443\r\n", ("2001:db8::7", 4711)),
+    (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN \r\n", None),
     (b"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
     (binary(FOUR), ("203.0.113.7", 4711)),
@@ -45,6 +46,8 @@ NONSENSE = [
     b"GET / HTTP/1.1\r\n",
     b"\x16\x03\x01",
     b"PROXY\r\n\r\n",
+    b"PROXY UNKNOWNS\r\n",
+    b"PROXY TCP4\r\n",
     b"PROXY TCP4 203.0.113.7\r\n",
     b"PROXY TCP4 localhost 127.0.0.1 1 2\r\n",
     b"PROXY TCP4 \xff\xff 127.0.0.1 1 2\r\n",
@@ -73,7 +76,7 @@ class PreambleTests(SynchronousTestCase):
 
     def test_kinds(self) -> None:
         """Addresses are those of Twisted."""
-        for header, kind in ((HEADERS[0], IPv4Address), (HEADERS[5], IPv6Address)):
+        for header, kind in ((HEADERS[0], IPv4Address), (HEADERS[1], IPv6Address)):
             found = preamble(header[0])
             assert found is not None
             self.assertIsInstance(found[0], kind)

@@ -265,7 +265,7 @@ def service_file_schema() -> dict[str, Any]:
 #: The keys of ``options`` that the system itself reads.
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _OPTION_SCHEMA: dict[str, Any] = {
-    "group": {"anyOf": [{"type": "string"}, _TEXTS]},
+    "group": {"anyOf": [{"type": "string"}, {**_TEXTS, "minItems": 1}]},
     "file_ext": _TEXTS,
     "sizes": _TEXTS,
     "page": {"type": "string"},
@@ -343,16 +343,14 @@ def _short(value: object) -> str:
 def _option_problems(spec: ServiceSpec) -> list[str]:
     """Check the keys of ``options`` that the system itself reads."""
     shapes = {
-        "group": "must be a string or a list of strings",
+        "group": "must be a string or a list of strings, one or more",
         "file_ext": "must be a list of strings",
         "sizes": "must be a list of strings",
     }
     problems = [
         f"{json_path(spec.name, 'options', key)}: {rule}, not {_short(spec.options[key])}"
         for key, rule in shapes.items()
-        if key in spec.options
-        and not _strings(spec.options[key])
-        and not (key == "group" and isinstance(spec.options[key], str))
+        if key in spec.options and not (_group if key == "group" else _strings)(spec.options[key])
     ]
     page = spec.options.get("page", DEFAULT_PAGE)
     if not (isinstance(page, str) and re.fullmatch(r"[\w-][\w./-]*", page)):
@@ -379,6 +377,11 @@ def _rule_problems(spec: ServiceSpec) -> list[str]:
 
 def _strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _group(value: object) -> bool:
+    # None at all could mean everybody, or nobody.
+    return isinstance(value, str) or (_strings(value) and value != [])
 
 
 def _extension(text: str) -> str:

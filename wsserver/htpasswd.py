@@ -18,7 +18,12 @@ T = TypeVar("T")
 #: bcrypt itself reads no more, in bytes.
 MAX_PASSWORD = 72
 
-_BCRYPT = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
+# bcrypt raises, or never matches, where bits are set that no hash has; a cost beyond these
+# can be guessed at, or takes seconds.
+_COST = r"(?:0[4-9]|1[0-6])"
+_BCRYPT = re.compile(
+    rf"\$2[aby]\${_COST}\$[./A-Za-z0-9]{{21}}[.Oeu][./A-Za-z0-9]{{30}}[.CGKOSWaeimquy26]"
+)
 
 _log = Logger(namespace="wsserver.passwords")
 
@@ -52,7 +57,9 @@ def read_users(text: str) -> dict[str, bytes]:
         if not (user and colon):
             problems.append(f"line {number}: must be USER:HASH")
         elif not _BCRYPT.fullmatch(hashed):
-            problems.append(f"line {number}: no bcrypt hash; make it by htpasswd -B")
+            problems.append(
+                f"line {number}: no bcrypt hash of cost 4 to 16; make it by htpasswd -B"
+            )
         else:
             users[user] = hashed.encode()
     if problems:

@@ -182,6 +182,7 @@ def split_groups(text: str) -> frozenset[str]:
 
 def checked_name(name: str) -> str:
     """Return the name of a user or a group; raise BadRequest for what cannot be one."""
-    if not 0 < len(name) <= MAX_NAME or re.search(r"[\x00-\x1f\x7f-\x9f]", name):
+    # Control characters, and halves of characters, which have no UTF-8.
+    if not 0 < len(name) <= MAX_NAME or re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
         raise BadRequest("that cannot be the name of a user or a group")
     return name

@@ -34,6 +34,9 @@ def preamble(data: bytes) -> tuple[Client | None, bytes] | None:
     if end is None:
         return None
     binary = data.startswith(V2Parser.PREFIX)
+    if not binary and data[: end - 2].split(b" ")[1] == b"UNKNOWN":
+        # Whatever else stands there must be ignored, and nothing need.
+        return None, data[end:]
     try:
         if binary:
             source = V2Parser.parse(data[:end]).source

@@ -39,6 +39,14 @@ class RedactTests(SynchronousTestCase):
         for text in ("", "the token is wrong", "token=", "/v1/reserve/Demo", "broken=1"):
             self.assertEqual(redact(text), text)
 
+    def test_nothing_to_ponder(self) -> None:
+        """What nobody could part, however long, is passed over: no place is tried twice."""
+        for text in ("?%" * 8192, "&%" * 8192, "?a%" * 8192, "?" * 16384, "?" + "%" * 16384):
+            self.assertEqual(redact(text), text)
+        hidden = redact("?%" * 8192 + "?%74oken=canary")
+        self.assertTrue(hidden.endswith("?%74oken=***"))
+        self.assertEqual(redact(f"?{'a' * 64}%{'a' * 64}=x"), f"?{'a' * 64}%{'a' * 64}=***")
+
 
 class ObserverTests(SynchronousTestCase):
     def written(self, **event: Any) -> str:
@@ -64,6 +72,9 @@ class ObserverTests(SynchronousTestCase):
         """Nor does it fill the disk."""
         self.assertLess(len(self.written(text="x" * (4 << 20))), MAX_LINE + 10)
         self.assertLess(len(self.written(text="\x1b" * (4 << 20))), 4 * MAX_LINE + 200)
+        self.assertTrue(
+            self.written(text="x token=" + "y" * MAX_LINE).endswith(" x token=***...\n")
+        )
 
     def test_output(self) -> None:
         """What a program printed goes on below, in lines that cannot be taken for others."""

@@ -271,6 +271,12 @@ class HandshakeTests(TunnelCase):
         self.assertEqual(self.refused("?token=%ff")[0], 400)
         self.assertEqual(self.refused("?" + "a=1&" * 1001 + "token=T")[0], 400)
 
+    def test_refusal_of_a_long_request(self) -> None:
+        """A refusal that quotes the request is short, however long the request."""
+        status, answer = self.refused("#" + "?%" * 7000)
+        self.assertEqual(status, 400)
+        self.assertLess(len(answer), 5000)
+
     def test_added_headers(self) -> None:
         """The headers of --add_header stand on refusals, too."""
         self.factory = self.make(http_headers=[("X-One", "1")])

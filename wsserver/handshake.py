@@ -20,7 +20,7 @@ from wsserver.admission import Visit
 from wsserver.arrivals import refusal_of
 from wsserver.errors import BadRequest, WSServerError
 from wsserver.identity import Credentials
-from wsserver.logs import log_request, redact
+from wsserver.logs import MAX_LINE, log_request, redact
 from wsserver.origins import Asked
 
 #: The largest request head, in bytes, as in twisted.web.
@@ -111,7 +111,7 @@ class Handshake(WebSocketServerProtocol):
         responseHeaders: Any = None,  # noqa: N803
     ) -> None:
         """Answer a refused handshake; what Autobahn says may hold parts of the request."""
-        reason = redact(reason)
+        reason = redact(reason[:MAX_LINE])
         # Autobahn says that of HTTP/1.0; what a client does wrong is no failure of ours.
         code = 400 if code == 505 else code
         body = f"{reason}\n".encode()

@@ -202,14 +202,15 @@ class BrowserTests(CountedCase):
         page.close()
         until(lambda: not self.server.instances("Counted"))
 
-    def test_our_own(self) -> None:
-        """A beacon of a page of our own releases."""
+    def test_beacon(self) -> None:
+        """A beacon releases: of a page of our own, and of one of another port with a token."""
         self.server = self.serve()
-        token = self.server.reserve("Counted")
-        page = self.browser.new_page()
-        page.goto(self.server.http)
-        page.evaluate("(token) => navigator.sendBeacon(`/v1/release/${token}`)", token)
-        until(lambda: not self.server.instances("Counted"))
+        for there in (self.server.http, f"http://127.0.0.1:{self.page_server}"):
+            url = f"{self.server.http}/v1/release/{self.server.reserve('Counted')}"
+            page = self.browser.new_page()
+            page.goto(there)
+            page.evaluate("(url) => navigator.sendBeacon(url)", url)
+            until(lambda: not self.server.instances("Counted"))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -142,6 +142,16 @@ class PasswordsTests(SynchronousTestCase):
             self.threads.finish()
         self.assertEqual(self.source._lines, {})
         self.assertEqual(self.log_in(basic(peer="10.1.0.1")).user, "alice")
+
+    def test_hung_up(self) -> None:
+        """Who hangs up while it waits, in the line or at its head, is counted no more."""
+        for number in range(MAX_WAITING + 1):
+            asked = [self.ask(basic(password="x", peer=f"10.0.0.{number}")) for _ in range(3)]
+            for result in reversed(asked):
+                result.cancel()
+                self.failureResultOf(result, CancelledError)
+        self.assertEqual(self.source._lines, {})
+        self.assertNoResult(self.ask(basic(peer="10.1.0.1")))
 
     def test_broken_thread(self) -> None:
         """A check that fails by itself lets nobody in, and the next one has its turn."""

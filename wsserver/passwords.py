@@ -68,17 +68,17 @@ class Passwords:
         if len(line.waiting) >= MAX_LINE:
             raise TooManyFailures(1)
         self._waiting += 1
-        await line.acquire()
         try:
-            # The one before may have been the same, or one too many.
-            caller = self._known(key)
-            if caller is None:
-                self._failures.check(address)
-                caller = await self._check(address, key, user, password)
-            return caller
+            async with line:
+                # The one before may have been the same, or one too many.
+                caller = self._known(key)
+                if caller is None:
+                    self._failures.check(address)
+                    caller = await self._check(address, key, user, password)
+                return caller
         finally:
+            # Also where the client has hung up in the line.
             self._waiting -= 1
-            line.release()
             if not line.locked:
                 self._lines.pop(address, None)
 

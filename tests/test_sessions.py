@@ -104,6 +104,15 @@ class LaunchTests(SessionsTestCase):
         self.assertEqual(self.desk.live()[0].reason, "no licence")
         self.assert_over(Phase.FAILED)
 
+    def test_leaves_when_told(self) -> None:
+        """A start that fails is a failure, also where the seat leaves as soon as it hears."""
+        session, seat = self.join()
+        session.addresses().addErrback(lambda _: session.leave(seat))
+        self.instance.starting.errback(ServiceFailed("no licence"))
+        self.assertEqual(self.dismissed(seat, ServiceFailed), "no licence")
+        self.assertEqual(self.desk.live()[0].reason, "no licence")
+        self.assert_over(Phase.FAILED)
+
     def test_bug(self) -> None:
         """An error that is nobody's intention is logged, and not told."""
         session, seat = self.join()

@@ -152,8 +152,9 @@ class Session:
             _log.failure("{name}: start failed", failure=failure, name=self._spec.name)
             error = WSServerError("the service could not be started")
         self._outcome = error
-        self._tell()
+        # First: whoever is told leaves, and the last to leave would make a CLOSE of it.
         self.end(Event.FAIL, error)
+        self._tell()
 
     def _tell(self) -> None:
         while self._waiting:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -32,6 +35,38 @@ class ProcTests(SynchronousTestCase):
             wait_until(lambda: (now := look(process.pid)) is not None and now.zombie)
             self.assertNotIn(process.pid, [other.pid for other in processes()])
         self.assertIsNone(look(process.pid))
+
+    def test_first_thread_ended(self) -> None:
+        """A process whose first thread has ended runs as long as another thread does."""
+        code = """if True:
+            import ctypes, threading, time
+            threading.Thread(target=time.sleep, args=[60]).start()
+            ctypes.CDLL(None).pthread_exit(None)
+        """
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            self.addCleanup(process.kill)
+            stat = Path(f"/proc/{process.pid}/stat")
+            wait_until(lambda: b") Z " in stat.read_bytes())
+            self.assertIn(process.pid, [other.pid for other in processes()])
+            now = look(process.pid)
+            assert now is not None
+            tell(now, signal.SIGKILL)
+            self.assertEqual(process.wait(20), -9)
+
+    def test_hidden(self) -> None:
+        """What /proc hides of other users' processes (hidepid) is as if it were not there."""
+        real = builtins.open
+
+        def guarded(path: Any, *rest: Any) -> Any:
+            if path == "/proc/1/stat":
+                raise PermissionError
+            return real(path, *rest)
+
+        self.patch(builtins, "open", guarded)
+        self.assertIsNone(look(1))
+        found = [process.pid for process in processes()]
+        self.assertNotIn(1, found)
+        self.assertIn(os.getpid(), found)
 
     def test_tell_the_right_one(self) -> None:
         """A process that has got the number of another is never signalled."""

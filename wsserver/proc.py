@@ -21,7 +21,8 @@ class Process:
         fields = tail.split()
         self.pid = pid
         self.name = head.partition(b"(")[2].decode("utf-8", "replace")
-        self.zombie = fields[0] in (b"Z", b"X")
+        # Where only the first thread has ended, the others go on, and are to be signalled.
+        self.zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
         self.parent = int(fields[1])
         self.session = int(fields[3])
         self.start = int(fields[19])
@@ -31,11 +32,13 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """Return what /proc/PID/stat says (proc(5)), or None where there is no such process."""
+    """Return what /proc/PID/stat says (proc(5)); None where there is no such process, or
+    it is another user's and hidden from us (hidepid).
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return Process(pid, file.read())
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 

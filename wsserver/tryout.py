@@ -35,6 +35,9 @@ SETTLE = 0.5
 #: prctl's number for "give me the orphans among my descendants" (Linux).
 _SUBREAPER = 36
 
+#: What the folder for temporary files is called meanwhile.
+_PREFIX = "wsserver-try-"
+
 Say = Callable[[str], None]
 
 
@@ -199,7 +202,7 @@ def _in_time(function: Callable[[], Any], timeout: float) -> Any:
 @contextlib.contextmanager
 def _own_temporary_folder() -> Iterator[Path]:
     """Let everything temporary be made in a new folder, where it can be found."""
-    with tempfile.TemporaryDirectory(prefix="wsserver-try-") as name:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         old = os.environ.get("TMPDIR"), tempfile.tempdir
         os.environ["TMPDIR"] = tempfile.tempdir = name
         try:
@@ -218,7 +221,8 @@ def _traces(folder: Path) -> set[psutil.Process | Path]:
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     places = [folder.glob("*"), Path().glob("*"), Path("/tmp").glob("wsserver-*")]  # noqa: S108
     places += [Path("/tmp").glob(".X*-lock"), Path("/tmp/.X11-unix").glob("*")]  # noqa: S108
-    files = {path for place in places for path in place}
+    # Somebody else may be trying at the same time.
+    files = {path for place in places for path in place if not path.name.startswith(_PREFIX)}
     return {*files, *filter(_alive, psutil.Process().children(recursive=True))}
 
 

@@ -432,6 +432,7 @@ class SettingsTests(SynchronousTestCase):
             "security_token": [""],
             "add_header": ["A=B", [1]],
             "verbose": [-1],
+            "allowed_hosts": [["a:80"], ["http://a"], [""], "a"],
             "allowed_origins": [["app.example"], ["https://app.example/"], [1], "*"],
             "max_starting": [-1, 1.5],
             "max_connections_per_address": [-1],

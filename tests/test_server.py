@@ -22,7 +22,7 @@ from tests.test_tls import make as certificate
 from tests.wires import frames, request
 from wsserver import make_service
 from wsserver import server as server_module
-from wsserver.config import Settings
+from wsserver.config import Settings, make_settings
 from wsserver.errors import ConfigError, NoSuchService, Unauthorized
 from wsserver.server import Server, offers_of
 from wsserver.threads import MAX_THREADS
@@ -302,6 +302,18 @@ class ServerTests(TestCase):
             self.assertRaises(CannotListenError, server.startService)
         while listens(server.http_port):
             await deferLater(reactor, 0.01)
+
+    def test_names(self) -> None:
+        """What is open to this machine alone has no name that somebody else may own."""
+        for settings, names in (
+            ({}, []),
+            ({"interface": ""}, None),
+            ({"security_token": "secret"}, None),
+            ({"trusted_proxies": ["127.0.0.1"]}, None),
+            ({"interface": "", "allowed_hosts": ["a.b"]}, ["a.b"]),
+        ):
+            made = make_settings({"interface": "127.0.0.1", **settings})
+            self.assertEqual(server_module._own_names(made), names)
 
     def test_ipv6(self) -> None:
         """An IPv6 address is listened on, and written with its brackets."""

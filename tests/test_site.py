@@ -15,6 +15,7 @@ from tests.fakes import make_desk, make_doorkeeper
 from tests.wires import ask, ask_raw
 from wsserver.api import Api
 from wsserver.channel import HTTPSite
+from wsserver.origins import Origins
 from wsserver.pages import Files, status_page
 from wsserver.policy import Policy
 from wsserver.site import Root
@@ -90,6 +91,17 @@ class PathTests(SiteCase):
         self.assertEqual(headers["Content-Security-Policy"], "frame-ancestors 'self'")
         posted = await ask(site, "/a.html", "PUT")
         self.assertIn("script-src 'none'", posted.headers["Content-Security-Policy"])
+
+    async def test_called_by_name(self) -> None:
+        """A server that has names answers to no other, whatever is asked."""
+        root = Root(Events(), Events(), None, Upgrade(), origins=Origins(hosts=["good.example"]))
+        for path in ("/", "/v1/services", "/wsserver/style.css", "/viewer.html"):
+            reply = await ask(HTTPSite(root), path, Host="evil.example:80")
+            self.assertEqual((reply.code, reply.json["error"]), (403, "Forbidden"), path)
+            reply = await ask(HTTPSite(root), path, Host="good.example:80")
+            self.assertEqual(reply.code, 200, path)
+        reply = await ask(HTTPSite(root), "/", Host="evil.example", Upgrade="websocket")
+        self.assertEqual(reply.code, 403)
 
     async def test_terminal(self) -> None:
         """The terminal has a page too, which alone allows styles inside."""

@@ -162,6 +162,8 @@ class Settings(Deadlines, Limits, Logins):
     proxy_protocol: bool = False
     #: Origins of web pages that may use us beside those of our own host; ``*`` for all.
     allowed_origins: list[str] = []
+    #: Names of hosts that clients may call us by; addresses and names without a dot always go.
+    allowed_hosts: list[str] = []
     #: Origins whose pages may show ours in a frame; also ``self``, ``none`` and ``*``.
     frame_ancestors: Annotated[list[str], Field(min_length=1)] = ["self"]
     #: How long browsers shall come by TLS alone, in seconds (Strict-Transport-Security).
@@ -400,6 +402,11 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
     yield from login_problems(
         settings, bool(settings.trusted_proxies), settings.security_token is not None
     )
+    for name in settings.allowed_hosts:
+        try:
+            Origins(hosts=[name])
+        except ValueError as error:
+            yield f"settings.allowed_hosts: {error}"
     yield from _framing_problems(settings.frame_ancestors)
     yield from _tls_problems(settings)
     if settings.http_port == -1 and settings.ws_port in (None, -1):

@@ -87,7 +87,7 @@ class Server(MultiService):
         self.desk = Desk(
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
-        origins = Origins(settings.allowed_origins)
+        origins = Origins(settings.allowed_origins, _own_names(settings))
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         self.journal = Journal(state_directory(settings.state_directory, os.environ))
         launcher = Launcher(Worker.on(reactor, self._threads), self.journal)
@@ -128,6 +128,7 @@ class Server(MultiService):
             settings.http_directory,
             Upgrade(self.tunnels) if settings.one_port else None,
             policy,
+            origins,
         )
         self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)
         self._tls = _certificate(settings)
@@ -360,6 +361,18 @@ def _local_sessions(wanted: Sequence[tuple[str, int]]) -> list[ServiceSpec]:
     """Return the services of ``--local_session`` (contract.md, "Command line")."""
     make = partial(ServiceSpec, script="local_session.py")
     return [make(name=f"local_{app}", count=n, options={"app": app}) for app, n in wanted]
+
+
+def _own_names(settings: Settings) -> list[str] | None:
+    """Return the names that clients may call us by; None for any.
+
+    Where all that keeps others out is that they are not on this machine, no name goes that
+    somebody else may own.
+    """
+    case = Case(settings)
+    if settings.allowed_hosts or case.public or case.guarded or settings.trusted_proxies:
+        return settings.allowed_hosts or None
+    return []
 
 
 def _certificate(settings: Settings) -> Certificate | None:

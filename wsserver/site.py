@@ -9,9 +9,11 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
-from wsserver.errors import WSServerError
+from wsserver.errors import Forbidden, WSServerError
+from wsserver.origins import Origins
 from wsserver.pages import WEB, Files, Page
 from wsserver.policy import Policy
+from wsserver.provenance import asked
 from wsserver.replies import error_body
 
 #: The pages for a session; the viewer also has the name that clients of the original know.
@@ -29,7 +31,8 @@ class Root(Resource):
     """Finds the resource of a path (contract.md, "HTTP").
 
     ``websocket`` takes over every upgrade request, whatever its path, where
-    websockets share the HTTP port; ``policy`` is what browsers are told of answers.
+    websockets share the HTTP port; ``policy`` is what browsers are told of answers;
+    ``origins`` know the names that we go by.
     """
 
     def __init__(
@@ -39,9 +42,11 @@ class Root(Resource):
         directory: str | None = None,
         websocket: IResource | None = None,
         policy: Policy = Policy(),  # noqa: B008  (never changed)
+        origins: Origins = Origins(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__()
         self._websocket = websocket
+        self._origins = origins
         self.policy = policy
         self._files = Files.below(directory, policy.of_files) if directory is not None else None
         self.putChild(b"v1", api)
@@ -53,6 +58,10 @@ class Root(Resource):
         """Return the resource that answers."""
         if not _readable(request, request.postpath if path == b"v1" else ()):
             return Refusal(400, "BadRequest", "path and headers must be UTF-8")
+        try:
+            self._origins.check_host(asked(request, request.site.proxies))
+        except Forbidden as error:
+            return Refusal.of(error)
         upgrade = request.getHeader("upgrade") or ""
         if self._websocket is not None and upgrade.lower() == "websocket":
             if request.clientproto != b"HTTP/1.1":

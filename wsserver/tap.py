@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--bind_user", action="store_true", help="a reservation is of use to its own user alone")
     add("--act_for_users", action="store_true",
         help="reserve takes user and groups from who holds the security token")  # fmt: skip
+    add("--allowed_hosts", action="append", metavar="NAME",
+        help="names with a dot that clients may call this server by; default any, but none on "
+        "loopback without security token, users and proxies")  # fmt: skip
     add("--frame_ancestors", action="append", metavar="ORIGIN",
         help="pages that may show ours in a frame: origins, self (default), none or *")  # fmt: skip
     add(

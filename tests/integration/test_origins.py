@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.integration.parts import Server, certificate, chromium, folder, until
 from tests.integration.raw import status_of
 from tests.test_origins import FOREIGN, HOME
+from tests.wires import request
 
 #: Notes every start in a file, and listens without a process.
 COUNTED = """
@@ -91,6 +92,10 @@ class TableTests(CountedCase):
         until(lambda: self.started() == 2)
         self.starts.write_text("")
 
+    def serve(self, *args: object) -> Server:
+        # Where there are proxies, any name may be ours.
+        return super().serve("--trusted_proxies", "192.0.2.1", "-v", *args)
+
     def test_plain(self) -> None:
         """On the HTTP port, and on a port of their own."""
         self.check(self.serve())
@@ -100,7 +105,25 @@ class TableTests(CountedCase):
         """The same by TLS."""
         cert, key = certificate(self.folder)
         self.check(self.serve("--cert", cert, "--key", key))
-        self.check(self.serve(0, "--cert", cert, "--key", key))
+        self.check(self.serve("--cert", cert, "--key", key, 0))
+
+
+class NameTests(CountedCase):
+    """Names that others own, and let mean this machine (DNS rebinding)."""
+
+    def test_loopback(self) -> None:
+        """An open server on loopback has none; no page of such a name gets anywhere."""
+        for args in ((), (0,)):
+            server = self.serve(*args)
+            token = server.reserve("Counted")
+            for host, expected in (("evil.example", 403), ("localhost", 101)):
+                fields = {"Host": f"{host}:80", "Origin": f"http://{host}:80"}
+                status = status_of(server.ws_port, request(f"?token={token}", **fields))
+                self.assertEqual(status, expected)
+            for path in (b"/", b"/v1/services", b"/v1/reserve/Counted", b"/v1/stop"):
+                head = b"GET %s HTTP/1.1\r\nHost: evil.example\r\n\r\n" % path
+                self.assertEqual(status_of(server.http_port, head), 403)
+            until(lambda server=server: not server.instances("Counted"))
 
 
 #: All that a page can try without asking; the server is to see each, and do none.
@@ -173,7 +196,8 @@ class BrowserTests(CountedCase):
         # A socket of the same host is allowed, as its port may be another.
         outcome, statuses = self.attack("127.0.0.1", "127.0.0.1")
         self.assertEqual((set(statuses), outcome[-1]), ({403}, "open"))
-        self.assertEqual(len(self.server.instances("Counted")), 1)
+        # The one session has ended with its page, and there is no other.
+        until(lambda: not self.server.instances("Counted"))
         self.server.stop()
         for what in ("img", "hidden", "script", "style", "fetch", "beacon"):
             seen = [line for line in self.server.log.splitlines() if f"?{what} " in line]

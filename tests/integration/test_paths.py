@@ -56,7 +56,9 @@ class PathCase(SynchronousTestCase):
 
     def serve(self, *args: object) -> Server:
         services = echo_services(self.folder)
-        common = ("-c", services, "--interface", "127.0.0.1", "--http_port", 0)
+        # Where there are proxies, any name may be ours.
+        proxies = ("--trusted_proxies", "192.0.2.1")
+        common = ("-c", services, "--interface", "127.0.0.1", "--http_port", 0, *proxies)
         return self.enterContext(Server(*common, "--http_directory", self.www, *args))
 
     def get(self, server: Server, path: str, host: str = "localhost") -> Reply:

@@ -37,7 +37,12 @@ class AutobahnAlone:
 
     def __init__(self, websocket: Any, service: Any, scanner: object) -> None:
         self._websocket = websocket
+        self._service = service
         service.resumeProducing()
+
+    def to_service(self, payload: bytes) -> None:
+        if self.up:
+            self._service.write(payload)
 
     def from_browser(self, data: bytes) -> None:
         self._websocket.other_frames(data)
@@ -255,6 +260,34 @@ class DirectRelayTests(Direct, TunnelCase):
             self.browser.feed(frame(data))
             sent += data
         return sent
+
+    def test_fragments_to_a_stalled_service(self) -> None:
+        """A message in fragments waits like any other where the service does not read."""
+        self.open()
+        sent = b""
+        self.browser.feed(frame(b"", fin=False))
+        while not self.browser.paused and len(sent) < 20_000_000:
+            data = os.urandom(50_000)
+            self.browser.feed(frame(data, 0, fin=False))
+            sent += data
+        self.assertTrue(self.browser.paused)
+        self.assertEqual(self.lent, 0)
+        got = b""
+        while len(got) < len(sent):
+            got += self.wire.take()
+            self.browser.read()
+        self.assertEqual(got, sent)
+        self.assertFalse(self.browser.paused)
+
+    def test_pings_of_a_stalled_browser(self) -> None:
+        """To who takes no pongs they do not pile up."""
+        self.open()
+        self.stall_browser()
+        for _ in range(10):
+            self.clock.advance(1)
+            self.browser.feed(frame(b"p" * 125, 9) * 150)
+        self.assertLess(self.browser._tempDataLen, 2 * self.browser.bufferSize)
+        self.assertEqual(self.tunnel.state, self.tunnel.STATE_OPEN)
 
     def test_stalled_browser(self) -> None:
         """A browser that stops costs one buffer, and its input goes on."""

@@ -222,6 +222,12 @@ def holds(transport: Any) -> bool:
     return below is not None and bool(below.dataBuffer or below._tempDataBuffer)
 
 
+def is_full(transport: Any) -> bool:
+    """Tell whether Twisted holds so much that the socket has not taken that it wants no more."""
+    below = socket_below(transport)
+    return below is not None and bool(below._isSendBufferFull())
+
+
 def socket_below(transport: Any) -> Any:
     """Return the plain TCP transport that is, or carries, this one; None where none does."""
     if isinstance(transport, TLSMemoryBIOProtocol):

@@ -91,6 +91,11 @@ class Relay:
         """Pass on what the service's transport has received."""
         self._send_down(bytearray(bytes(HEAD) + data), HEAD + len(data))
 
+    def to_service(self, payload: bytes) -> None:
+        """Pass on payload of the browser that somebody else has unmasked."""
+        if self.up:
+            self._to_service.send(memoryview(payload))
+
     def up_waits(self) -> bool:
         """Tell whether bytes wait for the service to take them."""
         return self._to_service.waits

@@ -33,6 +33,7 @@ from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
 from wsserver.keepalive import Keepalive
 from wsserver.origins import Origins
+from wsserver.outlets import is_full
 from wsserver.pace import Pace
 from wsserver.relay import Relay, join
 from wsserver.stall import Stall
@@ -200,8 +201,11 @@ class Tunnel(Handshake):
             super()._dataReceived(data)
 
     def onPing(self, payload: bytes) -> None:
-        """Answer, unless there are too many."""
-        if self._is_decent():
+        """Answer, unless there are too many, or the client does not take the answers.
+
+        RFC 6455, section 5.5.3, asks for no more than one to the latest ping.
+        """
+        if self._is_decent() and not is_full(self.transport):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
@@ -233,8 +237,7 @@ class Tunnel(Handshake):
     def onMessageFrameData(self, payload: bytes) -> None:
         """Pass bytes on as they come: no message is ever assembled."""
         if self._relay is not None:
-            if self._relay.up and self._service is not None:
-                self._service.write(payload)
+            self._relay.to_service(payload)
         elif self.state != self.STATE_OPEN:
             return
         elif len(self._early) + len(payload) > EARLY_BYTES:

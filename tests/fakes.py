@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -20,6 +20,7 @@ from wsserver.identity import Credentials, Identity, SecurityToken, Source
 from wsserver.offers import Offer, Script
 from wsserver.scripts import RemoteServiceScript
 from wsserver.store import MemoryStore
+from wsserver.threads import NoThread
 
 #: Where the services of these tests say they listen.
 ADDRESS = ("127.0.0.1", 5900)
@@ -28,13 +29,20 @@ WALL = 1_700_000_000.0
 
 
 class Threads:
-    """Threads whose jobs are finished by hand, oldest first unless told otherwise."""
+    """Threads whose jobs are finished by hand, oldest first unless told otherwise.
+
+    There are none for the next ``refusals`` jobs.
+    """
 
     def __init__(self) -> None:
+        self.refusals = 0
         self.jobs: list[tuple[Callable[[], Any], Deferred[Any]]] = []
 
     def run(self, job: Callable[[], Any]) -> Deferred[Any]:
         """Take a job on; nothing happens before `finish`."""
+        if self.refusals:
+            self.refusals -= 1
+            return fail(NoThread("can't start new thread"))
         result: Deferred[Any] = Deferred()
         self.jobs.append((job, result))
         return result

@@ -12,6 +12,7 @@ from tests.test_launch import SECRET, LaunchTestCase
 from wsserver.ending import RETRY
 from wsserver.errors import ServiceFailed
 from wsserver.launch import Instance
+from wsserver.threads import NoThread
 
 
 class StopTests(LaunchTestCase):
@@ -80,8 +81,8 @@ class StopTests(LaunchTestCase):
         deliver()
         self.successResultOf(d)
 
-    def test_no_more_threads(self) -> None:
-        """Where the host has no thread for the end, it is tried again until there is one."""
+    def test_cannot_be_ended(self) -> None:
+        """Where the end of the processes fails, it is tried again until it does not."""
         self.family.failures = 2
         d = self.stop(self.running())
         self.threads.finish()
@@ -92,6 +93,33 @@ class StopTests(LaunchTestCase):
         self.threads.finish()
         self.successResultOf(d)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+        self.assert_no_timer()
+
+    def test_no_thread(self) -> None:
+        """Where the host has no thread for stop, or for the end, both are done when it has."""
+        instance = self.running()
+        self.threads.refusals = 2
+        d = self.stop(instance)
+        for _ in range(2):
+            self.assertEqual(self.threads.jobs, [])
+            self.clock.advance(RETRY)
+        self.threads.refusals = 1
+        self.threads.finish()
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (1, []))
+        self.clock.advance(RETRY)
+        self.threads.finish()
+        self.successResultOf(d)
+        self.assertEqual((self.workshop.last.stops, self.family.ends), (1, ["close"]))
+        self.assertEqual(len(self.flushLoggedErrors(NoThread)), 1)
+        self.assert_no_timer()
+
+    def test_never_a_thread(self) -> None:
+        """A start that the host had no thread for has failed, and is ended at once."""
+        instance = self.instance()
+        self.threads.refusals = 1
+        self.failureResultOf(instance.start(), ServiceFailed)
+        self.successResultOf(self.stop(instance))
+        self.assertEqual(self.workshop.made, [])
         self.assert_no_timer()
 
     def test_raising(self) -> None:

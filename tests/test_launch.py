@@ -64,7 +64,7 @@ class LaunchTestCase(SynchronousTestCase):
         self.workshop = workshop or Workshop()
         self.workshop.attributes["family"] = self.family
         run, call = self.threads.run, self.threads.call_from_thread
-        launcher = Launcher(Worker(self.clock, run, run, call))
+        launcher = Launcher(Worker(self.clock, run, call))
         script = Script(create or self.workshop.create)
         offer = make_offer(script=script, options={"a": 1}, start_timeout=30.0, stop_timeout=10.0)
         return launcher.prepare(offer, 1, {"b": "2"}, self.said.append, self.shared.append)
@@ -327,6 +327,17 @@ class WatchTests(LaunchTestCase):
         self.clock.advance(5)
         self.threads.finish()
         self.assertNotIn("hunter2", str(lost[0]))
+
+    def test_no_thread(self) -> None:
+        """A look that the host has no thread for says nothing; the next one counts."""
+        _, lost = self.watched()
+        self.threads.refusals = 1
+        self.clock.advance(5)
+        self.assertEqual((self.threads.jobs, lost), ([], []))
+        self.outcome = ServiceFailed("gone")
+        self.clock.advance(5)
+        self.finish_all()
+        self.assertEqual([str(error) for error in lost], ["gone"])
 
     def test_slow(self) -> None:
         """A look that takes long is not overtaken by the next."""

@@ -189,7 +189,7 @@ class Schedules(RuleBasedStateMachine):
         self.scripts: dict[str, Told] = {}
         self.desk = make_desk(self.clock, *self.offers(2, 1), timeout=UNUSED)
         run = self.bench.run
-        launcher = Launcher(Worker(self.clock, run, run, self.bench.call_from_thread))
+        launcher = Launcher(Worker(self.clock, run, self.bench.call_from_thread))
         self.sessions = Sessions(self.desk, launcher, self.clock)
         self.minted: list[Reservation] = []
         self.phases: dict[str, Phase] = {}

@@ -25,7 +25,6 @@ from wsserver import server as server_module
 from wsserver.config import Settings, make_settings
 from wsserver.errors import ConfigError, NoSuchService, Unauthorized
 from wsserver.server import Server, offers_of
-from wsserver.threads import MAX_THREADS
 
 SCRIPT = """
 import socket, threading
@@ -160,7 +159,6 @@ class ServerTests(TestCase):
         self.assertEqual(list(server.desk.offers), ["T"])
         self.assertRaises(NoSuchService, server.desk.reserve, "S", {})
         self.assertIs(server.desk.promised(waiting), old)
-        self.assertEqual(server._threads.max, MAX_THREADS)
         self.assertEqual(client.frames[-1], (2, b"hello"))
         client.transport.loseConnection()
         await client.lost

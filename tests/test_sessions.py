@@ -257,12 +257,13 @@ class EndTests(SessionsTestCase):
         self.assert_over(Phase.CLOSED)
 
     def test_stop_fails(self) -> None:
-        """A stop that goes wrong is logged, and does not hold the slot for ever."""
+        """An end that fails is logged; its slot is kept, as programs may still run in it."""
         session, seat = self.open()
         session.leave(seat)
         self.instance.stopping.errback(KeyError("bug"))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.assertEqual(self.desk.free("Demo"), 1)
+        self.assertEqual((self.phases[-1], self.desk.free("Demo")), (Phase.QUARANTINED, 0))
+        self.assertEqual(self.desk.live()[0].held, "its end failed: see the log")
 
     def test_next_session(self) -> None:
         """After the end the slot is good for another session, with an instance of its own."""

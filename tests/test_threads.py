@@ -3,29 +3,16 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from tests.fakes import ADDRESS, Workshop, make_offer, wait_until
+from tests.fakes import ADDRESS, Workshop, make_offer
 from wsserver.launch import DEFAULT_SOCKET, Launcher
 from wsserver.offers import Script
-from wsserver.threads import MAX_THREADS, DaemonThread, ScriptThreads, Worker, in_own_thread
+from wsserver.threads import NoThread, Worker, in_own_thread
 
 
-class ScriptThreadsTests(TestCase):
-    def pool(self, instances: int) -> ScriptThreads:
-        pool = ScriptThreads(instances)
-        pool.start()
-        self.addCleanup(pool.stop)
-        return pool
-
-    def test_size(self) -> None:
-        """There are threads for every start and every stop, up to a limit."""
-        for instances, most in ((0, 2), (1, 2), (3, 6), (10**6, MAX_THREADS)):
-            self.assertEqual(
-                (ScriptThreads(instances).min, ScriptThreads(instances).max), (0, most)
-            )
-
+class WorkerTests(TestCase):
     def test_launch(self) -> None:
         """On a real reactor a script runs in a daemon thread, and speaks in that of the reactor."""
         from twisted.internet import reactor
@@ -42,7 +29,7 @@ class ScriptThreadsTests(TestCase):
         def note(text: str) -> None:
             said.append((text, threading.current_thread() is here))
 
-        launcher = Launcher(Worker.on(reactor, self.pool(1)))
+        launcher = Launcher(Worker.on(reactor))
         instance = launcher.prepare(make_offer(script=Script(create)), 0, {}, note, note)
 
         async def launch() -> None:
@@ -55,17 +42,6 @@ class ScriptThreadsTests(TestCase):
             self.assertEqual(workshop.last.stops, 1)
 
         return Deferred.fromCoroutine(launch()).addCallback(check)
-
-    def test_hung_script(self) -> None:
-        """A script that hangs does not keep the pool from being stopped."""
-        pool = self.pool(1)
-        free = threading.Event()
-        self.addCleanup(wait_until, lambda: not pool.working)
-        self.addCleanup(free.set)
-        pool.callInThread(free.wait)
-        wait_until(lambda: pool.working)
-        pool.stop()
-        self.assertEqual(len(pool.working), 1)
 
 
 class OwnThreadTests(TestCase):
@@ -89,5 +65,17 @@ class OwnThreadTests(TestCase):
         def start(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        self.patch(DaemonThread, "start", start)
-        self.failureResultOf(self.run_here(lambda: None), RuntimeError)
+        self.patch(threading.Thread, "start", start)
+        self.failureResultOf(self.run_here(lambda: None), NoThread)
+
+    def test_hung(self) -> Any:
+        """However many hang, the next one runs."""
+        free = threading.Event()
+        hung = [self.run_here(free.wait) for _ in range(200)]
+
+        def next_one(result: str) -> Any:
+            self.assertEqual((result, [d.called for d in hung]), ("home", [False] * 200))
+            free.set()
+            return gatherResults(hung)
+
+        return self.run_here(lambda: "home").addCallback(next_one)

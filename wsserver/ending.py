@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wsserver.scripts import RemoteServiceScript
-from wsserver.threads import Worker
+from wsserver.threads import NoThread, Worker
 
 T = TypeVar("T")
 
@@ -88,19 +88,29 @@ class Ending:
         if (script := self._find_script()) is None:
             return
         self._await("stop has not returned")
-        stopped = self._worker.run(script.stop).addErrback(self._stop_failed)
+        stopped = Deferred.fromCoroutine(self._surely(script.stop)).addErrback(self._stop_failed)
         await self._at_most(self._timeout, stopped)
         if not stopped.called:
             await self._end(script.family.end)
             self._await("stop has not returned")
             await stopped
 
+    async def _surely(self, stop: Callable[[], None]) -> None:
+        """Run it in a thread, as soon as the host allows one."""
+        while True:
+            try:
+                await self._worker.run(stop)
+                return
+            except NoThread:
+                _log.error("{who}: the host has no thread for its stop", who=self._who)
+                await deferLater(self._worker.clock, RETRY, lambda: None)
+
     async def _end(self, end: Callable[[float, Callable[[list[str]], object]], None]) -> None:
         """End all processes of the session; come back when not one is left."""
         tell = partial(self._worker.call_from_thread, self._still_running)
         while True:
             try:
-                await self._worker.run_apart(partial(end, GRACE, tell))
+                await self._worker.run(partial(end, GRACE, tell))
                 return
             except Exception:
                 _log.failure("{who}: its processes cannot be ended", who=self._who)

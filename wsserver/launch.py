@@ -1,4 +1,4 @@
-"""Run the start and stop of scripts in threads of our own, with deadlines.
+"""Run the start and stop of scripts in threads of their own, with deadlines.
 
 A thread cannot be cancelled: a start that comes home too late is stopped, never adopted.
 """
@@ -20,7 +20,7 @@ from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
 from wsserver.family import Journal
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
-from wsserver.threads import Worker
+from wsserver.threads import NoThread, Worker
 
 T = TypeVar("T")
 Addresses = dict[str, Address]
@@ -117,7 +117,11 @@ class Instance:
                 assert isinstance(error, WSServerError)
                 on_lost(error)
 
-        self._watching = LoopingCall(self._launcher.worker.run, script.check_running)
+        def check() -> Deferred[None]:
+            # That there is no thread for the check says nothing of the service.
+            return self._launcher.worker.run(script.check_running).addErrback(_no_thread)
+
+        self._watching = LoopingCall(check)
         self._watching.clock = self._launcher.worker.clock
         self._watching.start(script.watch_period, now=False).addErrback(lost)
 
@@ -186,6 +190,7 @@ class Instance:
         timeout = self._spec.start_timeout
         last = f": {self._progress}" if self._progress else ""
         error = StartTimeout(f"{self._spec.name} did not start within {timeout:g} s{last}")
+        # First: whoever is told stops the instance, and that waits for what the log wants.
         self.log_failed(str(error))
         wanted.errback(error)
 
@@ -199,6 +204,10 @@ class Instance:
         if not self._cancelled:
             self.log_failed(failure.getTraceback())
         return failure
+
+
+def _no_thread(failure: Failure) -> None:
+    failure.trap(NoThread)
 
 
 def _public(failure: Failure) -> Failure:

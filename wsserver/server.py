@@ -14,7 +14,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -47,7 +46,7 @@ from wsserver.sharing import Shared
 from wsserver.site import Root
 from wsserver.sources import Files, Sources, read_files
 from wsserver.store import MemoryStore
-from wsserver.threads import ScriptThreads, Worker
+from wsserver.threads import Worker, in_own_thread
 from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
 from wsserver.upgrade import Upgrade
@@ -83,14 +82,13 @@ class Server(MultiService):
         self._settings = settings
         self._offers = offers
         self._ports: list[IListeningPort] = []
-        self._threads = ScriptThreads(sum(offer.spec.count for offer in offers.values()))
         self.desk = Desk(
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
         origins = Origins(settings.allowed_origins, _own_names(settings))
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         self.journal = Journal(state_directory(settings.state_directory, os.environ))
-        launcher = Launcher(Worker.on(reactor, self._threads), self.journal)
+        launcher = Launcher(Worker.on(reactor), self.journal)
         self.sessions = Sessions(self.desk, launcher, reactor)
         self.desk.setServiceParent(self)
         Pulse(reactor).setServiceParent(self)
@@ -160,7 +158,6 @@ class Server(MultiService):
         super().startService()
         self.tunnels.closed = False
         self.sessions.startService()
-        self._threads.start()
         _log.info("{line}", line=self._banner())
         if self.http_port is not None and not (WEB / "novnc").exists():
             _log.warn("the viewer page lacks noVNC, which `make setup` brings in")
@@ -176,9 +173,8 @@ class Server(MultiService):
 
     async def _reload(self) -> None:
         try:
-            offers, files = await deferToThreadPool(
-                self._reactor, self._threads, _read_all, self._settings
-            )
+            read = partial(_read_all, self._settings)
+            offers, files = await in_own_thread(self._reactor, read)
             if self._tls is not None:
                 self._tls.reload()
         except Exception as error:
@@ -188,7 +184,6 @@ class Server(MultiService):
         self._offers = self.desk.offers = offers
         self.doorkeeper.identity = self.sources.identity(files)
         self.sources.renew()
-        self._threads.change(sum(offer.spec.count for offer in offers.values()))
         _log.info("reloaded: offers {what}", what=self._offered())
         self._warn()
 
@@ -212,7 +207,6 @@ class Server(MultiService):
         for tunnel in list(self.tunnels.tunnels):
             tunnel.transport.abortConnection()
         self.events.close()
-        self._threads.stop()
         self.journal.close()
 
     def _in_time(self, work: Deferred[Any]) -> Deferred[bool]:

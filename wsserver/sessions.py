@@ -138,7 +138,7 @@ class Session:
         for seat in list(self._seats):
             seat.dismiss(error or Released("the session has ended"))
         hung = partial(self._desk.report, self._token, Event.HUNG)
-        self._instance.stop(hung).addErrback(self._stop_failed).addCallback(self._stopped)
+        self._instance.stop(hung).addCallbacks(self._stopped, self._stop_failed)
 
     def _started(self, addresses: Addresses) -> None:
         self._outcome = addresses
@@ -173,7 +173,9 @@ class Session:
             self._timers = [timer for timer in self._timers if timer.active()]
 
     def _stop_failed(self, failure: Failure) -> None:
-        _log.failure("{name}: stop failed", failure=failure, name=self._spec.name)
+        """Keep the slot: nobody knows what still runs."""
+        _log.failure("{name}: its end failed", failure=failure, name=self._spec.name)
+        self._desk.report(self._token, Event.HUNG, "its end failed: see the log")
 
     def _stopped(self, _: object) -> None:
         self._desk.report(self._token, Event.STOPPED)

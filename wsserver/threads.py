@@ -1,4 +1,8 @@
-"""The threads that scripts run in, and those that end what scripts have started."""
+"""The threads that scripts run in, and those that end what scripts have started.
+
+Each call has a thread of its own: no hung script can take it away, and there is nothing to
+start, to resize or to join.  Slots and the bound on starts keep their number small.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +14,39 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
 
-#: The most threads for scripts, however many instances there may be.
-MAX_THREADS = 128
 
-
-class DaemonThread(Thread):
-    """A thread that does not keep the process alive."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, daemon=True)
-
-
-class ScriptThreads(ThreadPool):
-    """Threads that a hung script cannot keep from dying with the process."""
-
-    threadFactory = DaemonThread
-
-    def __init__(self, instances: int) -> None:
-        super().__init__(0, _threads_for(instances), "wsserver scripts")
-
-    def change(self, instances: int) -> None:
-        """Be ready for another number of instances."""
-        self.adjustPoolsize(maxthreads=_threads_for(instances))
-
-    def start(self) -> None:
-        """Begin, or begin anew: Twisted's pool cannot be used again once it was stopped."""
-        if self.joined:
-            super().__init__(self.min, self.max, self.name)
-        super().start()
-
-    def stop(self) -> None:
-        """End the idle threads.  Threads in a hung script are left alone."""
-        if not self.working:
-            super().stop()
+class NoThread(RuntimeError):
+    """The host allows no more threads; nothing was run."""
 
 
 @dataclass(frozen=True)
 class Worker:
     """Where scripts run, and by which clock they are timed.
 
-    ``run`` calls a function in a thread and returns a Deferred of its result; so does
-    ``run_apart``, in a thread that hung scripts cannot keep busy; ``call_from_thread``
-    calls one in the thread of the reactor.
+    ``run`` calls a function in a thread and returns a Deferred of its result, which fails
+    with NoThread where there is none; ``call_from_thread`` calls one in the thread of the
+    reactor.
     """
 
     clock: IReactorTime
     run: Callable[[Callable[[], Any]], Deferred[Any]]
-    run_apart: Callable[[Callable[[], Any]], Deferred[Any]]
     call_from_thread: Callable[..., object]
 
     @classmethod
-    def on(cls, reactor: Any, pool: ThreadPool) -> Worker:
+    def on(cls, reactor: Any) -> Worker:
         """Return one on a real reactor."""
-        run = partial(deferToThreadPool, reactor, pool)
-        return cls(reactor, run, partial(in_own_thread, reactor), reactor.callFromThread)
-
-
-def _threads_for(instances: int) -> int:
-    # A start that hangs must leave a thread to the stop that ends it.
-    return min(max(2, 2 * instances), MAX_THREADS)
+        return cls(reactor, partial(in_own_thread, reactor), reactor.callFromThread)
 
 
 def in_own_thread(reactor: IReactorFromThreads, function: Callable[[], T]) -> Deferred[T]:
-    """Run a function in a new thread, which no hung script can take away from it."""
+    """Run a function in a new thread, which does not keep the process alive.
+
+    The Deferred fails with NoThread, at once, where the host allows no more threads.
+    """
     result: Deferred[T] = Deferred()
 
     def work() -> None:
@@ -90,8 +58,7 @@ def in_own_thread(reactor: IReactorFromThreads, function: Callable[[], T]) -> De
         reactor.callFromThread(result.callback, value)
 
     try:
-        DaemonThread(target=work).start()
-    except RuntimeError:
-        # The host allows no more threads.
-        result.errback(Failure())  # type: ignore[no-untyped-call]
+        Thread(target=work, daemon=True).start()
+    except RuntimeError as error:
+        result.errback(NoThread(str(error)))
     return result

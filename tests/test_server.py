@@ -198,6 +198,17 @@ class ServerTests(TestCase):
             (said,) = [e for e in events if "not reloaded" in (e.get("log_format") or "")]
             self.assertNotEqual(said["why"], "")
 
+    def test_redirect(self) -> None:
+        """A plain port that leads to https is listened on, and told."""
+        both = self.folder / "both.pem"
+        both.write_bytes(b"".join(certificate("one")))
+        server = self.make(cert=str(both), https_redirect_port=0)
+        with capturedLogs() as events:
+            server.startService()
+        (line,) = [e["line"] for e in events if "line" in e]
+        self.assertIn(f"http://127.0.0.1:{server.redirect_port}/ (leads to https)", line)
+        self.assertNotIn(server.redirect_port, (None, server.http_port))
+
     async def test_reload_of_the_certificate(self) -> None:
         """New connections see the new certificate; a wrong one leaves the old in place."""
         cert, key = self.folder / "cert.pem", self.folder / "key.pem"

@@ -73,6 +73,17 @@ class ContextTests(SynchronousTestCase):
             self.assertTrue(refused & old)
         self.assertFalse(refused & SSL.OP_NO_TLSv1_2)
 
+    def test_clients(self) -> None:
+        """Clients are asked for a certificate: all of them, or those that have one."""
+        both, signers = self.file("all", self.cert + self.key), self.file("ca", make("ca")[0])
+        for required, mode in ((True, SSL.VERIFY_FAIL_IF_NO_PEER_CERT), (False, 0)):
+            context = context_factory(both, None, signers, required).getContext()
+            self.assertEqual(context.get_verify_mode(), SSL.VERIFY_PEER | mode)
+        self.assertEqual(context_factory(both).getContext().get_verify_mode(), SSL.VERIFY_NONE)
+        with self.assertRaises(ConfigError) as caught:
+            context_factory(both, None, self.file("empty", b""))
+        self.assertIn("settings.client_ca: ", str(caught.exception))
+
     def test_bad_files(self) -> None:
         """What cannot be used is named, with its file."""
         cert, junk = self.file("c", self.cert), self.file("junk", b"junk")

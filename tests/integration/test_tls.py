@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import ssl
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.parts import Server, certificate, fetch, folder, until
+from tests.integration.parts import Server, certificate, connect, fetch, folder, until
 from tests.integration.raw import dial, head_of
 
 #: Forward secret and authenticated (RFC 9325, section 4.2): ECDHE with AES-GCM or ChaCha20.
@@ -107,6 +108,33 @@ class ScannerTests(SynchronousTestCase):
                        "-tls1_3", "-ciphersuites", suites]  # fmt: skip
             done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
             self.assertIn(suites, done.stdout)
+
+
+class ReloadTests(SynchronousTestCase):
+    def test_live_sessions(self) -> None:
+        """50 sessions by wss go on while the certificate is exchanged; new ones see the new one."""
+        path = self.enterContext(folder())
+        cert, key = certificate(path)
+        target = self.enterContext(socket.create_server(("127.0.0.1", 0)))
+        target.listen(100)
+        common = ("--interface", "127.0.0.1", "--client_port", target.getsockname()[1])
+        server = self.enterContext(Server("--http_port", 0, *common, "--cert", cert, "--key", key))
+        live = []
+        for _ in range(50):
+            browser = self.enterContext(connect(server.ws))
+            live.append((browser, self.enterContext(target.accept()[0])))
+        old = ssl.get_server_certificate(("127.0.0.1", server.http_port))
+        certificate(path)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "reloaded" in server.log)
+        new = ssl.get_server_certificate(("127.0.0.1", server.http_port))
+        self.assertNotEqual(old, new)
+        self.assertEqual(new.split(), cert.read_text().split())
+        for browser, service in live:
+            browser.send(b"up")
+            self.assertEqual(service.recv(10), b"up")
+            service.sendall(b"down")
+            self.assertEqual(browser.recv(20), b"down")
 
 
 class ClientCertificateTests(SynchronousTestCase):

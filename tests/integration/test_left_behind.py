@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.parts import Server, folder, until
-from wsserver.proc import Process, processes
+from wsserver.proc import Process, processes, tell
 
 COUNT = int(os.environ.get("LEFT_BEHIND_COUNT", "12"))
 SEED = int(os.environ.get("LEFT_BEHIND_SEED", "1"))
@@ -88,12 +88,13 @@ class LeftBehindTestCase(SynchronousTestCase):
         self.services = self.folder / "services.json"
         self.services.write_text(json.dumps({"Zoo": entry}))
         #: By this the processes of this very test are told from all others on the machine.
-        self.run = uuid.uuid4().hex
+        self.tag = uuid.uuid4().hex
+        self.addCleanup(self.kill_all)
 
     def serve(self, *more: object) -> Server:
         state = self.folder / "state"
         args = ("-c", self.services, "--http_port", 0, "--state_directory", state, *more)
-        return self.enterContext(Server(*args, env={"LEFT_BEHIND_RUN": self.run}))
+        return self.enterContext(Server(*args, env={"LEFT_BEHIND_RUN": self.tag}))
 
     def open(self, server: Server, query: str = "") -> ClientConnection:
         peer = connect(f"{server.ws}?token={server.reserve('Zoo', query)}", open_timeout=20)
@@ -108,7 +109,7 @@ class LeftBehindTestCase(SynchronousTestCase):
 
     def left(self) -> list[Process]:
         """Return all that carries a mark of a session of this test."""
-        wanted = f"LEFT_BEHIND_RUN={self.run}".encode()
+        wanted = f"LEFT_BEHIND_RUN={self.tag}".encode()
         found = []
         for process in processes():
             with contextlib.suppress(OSError), open(f"/proc/{process.pid}/environ", "rb") as file:
@@ -117,6 +118,11 @@ class LeftBehindTestCase(SynchronousTestCase):
                 if session and wanted in variables:
                     found.append(process)
         return found
+
+    def kill_all(self) -> None:
+        """Leave nothing of a test that has failed."""
+        for process in self.left():
+            tell(process, signal.SIGKILL)
 
     def closed(self, peer: ClientConnection) -> int:
         """Return the close code of a websocket."""

@@ -23,7 +23,7 @@ TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy o
 run: setup
 	@tools/system-packages $(RUN_PROGRAMS) || echo "Going on without them: the Demo service needs none."
 	@echo "Open http://localhost:9090/ in a browser; Ctrl-C stops the server."
-	@$(BIN)/twistd -n --pidfile= wsserver -c etc/services.json --interface 127.0.0.1 $(ARGS)
+	@$(BIN)/twistd -n --pidfile= wsserver -c etc/services.json $(ARGS)
 
 setup: $(STAMPS)/package $(STAMPS)/novnc $(STAMPS)/xterm
 

@@ -12,6 +12,7 @@ from wsserver.config import ServiceSpec, make_settings
 
 LONG = "a-long-security-token"
 HERE = {"interface": "127.0.0.1"}
+ALL = {"interface": ""}
 
 
 def case(argv: str = "", groups: str | None = None, **settings: Any) -> Case:
@@ -40,30 +41,37 @@ class RuleTests(SynchronousTestCase):
     def test_nothing_to_say(self) -> None:
         """The server on loopback, and the one with all that is asked for, are left in peace."""
         good = {"security_token": LONG, "cert": "c", "key": "k", "allowed_origins": ["http://a"]}
-        loopback = [case(interface=name) for name in ("127.0.0.1", "::1", "localhost")]
+        loopback = [case(interface=name) for name in ("127.0.0.1", "::1", "localhost", None)]
         for safe in (*loopback, case(**good)):
             self.assertEqual(cautions(safe), [])
-        self.assertEqual(len(cautions(case())), 2)
+        self.assertEqual(len(cautions(case(**ALL))), 2)
 
     def test_open_rest(self) -> None:
         self.check(
             rules.open_rest,
-            [case(), case(interface="0.0.0.0"), case(interface="192.0.2.1"), case(interface="::")],
-            [case(**HERE), case(security_token=LONG), case(htpasswd="users"),
+            [case(interface=name) for name in ("", "0.0.0.0", "192.0.2.1", "::")],
+            [case(), case(**HERE), case(security_token=LONG, **ALL), case(htpasswd="users"),
              case(http_port=-1, ws_port=1, client_port=5900)],
         )  # fmt: skip
 
     def test_open_tunnel(self) -> None:
         here = case(client_port=5900, **HERE)
-        self.check(rules.open_tunnel, [case(client_port=5900)], [case(), here])
+        safe = [case(**ALL), case(client_port=5900), here]
+        self.check(rules.open_tunnel, [case(client_port=5900, **ALL)], safe)
 
     def test_no_tls(self) -> None:
-        proxy = case(trusted_proxies=["192.0.2.1"])
-        self.check(rules.no_tls, [case()], [case(cert="c"), proxy, case(**HERE)])
+        proxy = case(trusted_proxies=["192.0.2.1"], **ALL)
+        unsafe = [case(**ALL), case(security_token=LONG)]
+        self.check(rules.no_tls, unsafe, [case(cert="c", **ALL), proxy, case(), case(**HERE)])
 
     def test_nobody_in_group(self) -> None:
         known = [case(groups="g", security_token=LONG), case(groups="g", htpasswd="users"), case()]
         self.check(rules.nobody_in_group, [case(groups="g", **HERE)], known)
+
+    def test_any_host(self) -> None:
+        anybody = {"allowed_hosts": ["a.example", "*"]}
+        safe = [case(), case(allowed_hosts=["a.example"]), case(security_token=LONG, **anybody)]
+        self.check(rules.any_host, [case(**anybody)], safe)
 
     def test_any_origin(self) -> None:
         one = case(allowed_origins=["https://a"])

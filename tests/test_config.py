@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import wsserver
 from tests.fakes import make_spec
 from wsserver import config
-from wsserver.errors import ConfigError
+from wsserver.errors import ConfigError, Misdirected
 
 DOCUMENTED = """
 {
@@ -432,7 +432,6 @@ class SettingsTests(SynchronousTestCase):
             "security_token": [""],
             "add_header": ["A=B", [1]],
             "verbose": [-1],
-            "allowed_hosts": [["a:80"], ["http://a"], [""], "a"],
             "allowed_origins": [["app.example"], ["https://app.example/"], [1], "*"],
             "max_starting": [-1, 1.5],
             "max_connections_per_address": [-1],
@@ -476,6 +475,44 @@ class SettingsTests(SynchronousTestCase):
         for bad in ("A", "=B", "A B=C", "A:=C", "A=B\r\nC=D", "A=\x00", "Ä=B", "A=\u20ac", "A\n=B"):
             (problem,) = self.problems({"add_header": ["A=B", bad]})
             self.assertTrue(problem.startswith("settings.add_header: must be NAME=VALUE"))
+
+    def test_address(self) -> None:
+        """Where nobody has to show who they are the server is for this machine, unless told so."""
+        for given, address in (
+            ({}, "127.0.0.1"),
+            ({"client_port": 1}, "127.0.0.1"),
+            ({"security_token": "s"}, ""),
+            ({"htpasswd": "f"}, ""),
+            ({"interface": ""}, ""),
+            ({"interface": "0.0.0.0"}, "0.0.0.0"),
+            ({"interface": "::1", "security_token": "s"}, "::1"),
+        ):
+            self.assertEqual(config.make_settings(given).address, address, given)
+
+    def test_hosts(self) -> None:
+        """The names that the machine has, and those that are given; all, where callers log in."""
+        named = {"allowed_hosts": ["a.example"], "allowed_origins": ["https://b.example:1"]}
+        for given, ours, other in (
+            ({}, "node7", "a.example"),
+            ({"interface": "c.example"}, "c.example", "a.example"),
+            ({"interface": "::1"}, "node7", "c.example"),
+            (named, "a.example", "c.example"),
+            (named, "b.example", "c.example"),
+            ({"security_token": "s", **named}, "node7", "c.example"),
+            ({"security_token": "s"}, "c.example", None),
+            ({"htpasswd": "f"}, "c.example", None),
+            ({"allowed_hosts": ["*"]}, "c.example", None),
+            ({"allowed_origins": ["*"]}, "c.example", None),
+        ):
+            hosts = config.make_settings(given).hosts(["Node7", "no name"])
+            hosts.check(ours)
+            if other is not None:
+                self.assertRaises(Misdirected, hosts.check, other)
+
+    def test_allowed_hosts(self) -> None:
+        """What is no name is named."""
+        (problem,) = self.problems({"allowed_hosts": ["a.example", "http://a.example"]})
+        self.assertIn("settings.allowed_hosts: must be a name", problem)
 
     def test_proxy_protocol(self) -> None:
         """Somebody must be trusted to speak it."""

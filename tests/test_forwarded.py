@@ -101,6 +101,14 @@ class HostTests(SynchronousTestCase):
         ]:
             self.assertEqual(PROXIES.host("127.0.0.2", said), host, said)
 
+    def test_asked_host(self) -> None:
+        """A proxy speaks for who asked it, others for themselves; either as it stands."""
+        self.assertEqual(PROXIES.asked_host("127.0.0.2", "inner", "a, b/x "), "b/x")
+        for told in (None, "", ","):
+            self.assertIsNone(PROXIES.asked_host("127.0.0.2", "inner", told))
+        self.assertEqual(PROXIES.asked_host("127.0.0.1", "inner", "outer"), "inner")
+        self.assertIsNone(PROXIES.asked_host("127.0.0.1", None, "outer"))
+
     def test_proto(self) -> None:
         """Of protocols only http and https are known; ws and wss mean the same."""
         for said, proto in [

@@ -18,6 +18,7 @@ SERVICES = HOUSE / "services"
 ROWS = [
     "errors",  # layer 0
     "options lifecycle flood process forwarded origins policy logins failures",  # layer 1
+    "hosts",
     "config logs",
     "registry access frames admission jwks cautions",
     "identity",
@@ -47,7 +48,7 @@ DOORS = {"tunnel", "api", "pages", "events"}
 
 PURE = ["errors", "options", "config", "lifecycle", "registry", "access", "frames"]
 PURE += ["forwarded", "origins", "policy", "admission", "logins", "failures", "identity", "jwks"]
-PURE += ["cautions"]
+PURE += ["cautions", "hosts"]
 IMPURE = {"twisted", "autobahn", "klein", "threading", "os", "socket", "time"}
 
 

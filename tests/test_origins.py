@@ -154,44 +154,6 @@ class WebsocketTests(SynchronousTestCase):
         self.assertNotIn("<", str(caught.exception))
 
 
-class HostTests(SynchronousTestCase):
-    """By which names browsers may call us."""
-
-    def refuses(self, origins: Origins, host: str | None) -> bool:
-        refusals = 0
-        for check in (origins.check_host, origins.check_websocket):
-            try:
-                check(Asked(host))
-            except Forbidden:
-                refusals += 1
-        self.assertIn(refusals, (0, 2))
-        return refusals == 2
-
-    def test_any(self) -> None:
-        """Without a list any name goes."""
-        for host in ("evil.example", "a:80", "no host", "", None):
-            self.assertFalse(self.refuses(Origins(), host), host)
-
-    def test_list(self) -> None:
-        """With a list only those, and what no owner of a name can change."""
-        origins = Origins(hosts=["Good.example"])
-        for host in ("good.example", "GOOD.example:9090", "node", "localhost:1", "127.0.0.1:9090",
-                     "192.0.2.1", "[::1]:9090", "[2001:db8::1]", "x", None):  # fmt: skip
-            self.assertFalse(self.refuses(origins, host), host)
-        for host in ("evil.example", "good.example.evil", "sub.good.example", "good.example.",
-                     "localhost.evil", "127.0.0.1.evil", "1.2.3.4.5", "no host", "", "evil.",
-                     "good.example,evil"):  # fmt: skip
-            self.assertTrue(self.refuses(origins, host), host)
-        self.assertTrue(self.refuses(Origins(hosts=[]), "good.example"))
-
-    def test_bad_list(self) -> None:
-        """A list that holds no host is a mistake that is named."""
-        for text in ("a:80", "http://a", "a/", "", "*", "a b"):
-            with self.assertRaises(ValueError) as caught:
-                Origins(hosts=[text])
-            self.assertIn(repr(text), str(caught.exception))
-
-
 class ChangeTests(SynchronousTestCase):
     """Which pages may change something."""
 

@@ -7,9 +7,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
 from twisted.web.test.requesthelper import DummyChannel
 
+from wsserver.errors import Misdirected
 from wsserver.forwarded import Proxies
+from wsserver.hosts import Hosts
 from wsserver.origins import Asked
-from wsserver.provenance import asked, header, is_local, shown_by
+from wsserver.provenance import asked, check_host, header, is_local, shown_by
 
 
 def request(peer: str = "192.0.2.1", **fields: list[bytes]) -> Request:
@@ -21,6 +23,16 @@ def request(peer: str = "192.0.2.1", **fields: list[bytes]) -> Request:
 
 
 class ProvenanceTests(SynchronousTestCase):
+    def test_host(self) -> None:
+        """Which host was asked for is told by a listed proxy, else by the request."""
+        hosts, proxies = Hosts(["desks.example"]), Proxies(["192.0.2.1"])
+        said = request(host=[b"inner"], x_forwarded_host=[b"evil.example", b"desks.example"])
+        check_host(said, hosts, proxies)
+        self.assertRaises(Misdirected, check_host, said, hosts, Proxies())
+        check_host(request(host=[b"inner"]), hosts, proxies)
+        twice = request(host=[b"desks.example", b"desks.example"])
+        self.assertRaises(Misdirected, check_host, twice, hosts, Proxies())
+
     def test_page(self) -> None:
         """What stands twice is joined, so that it is nothing."""
         self.assertEqual(asked(request(), Proxies()), Asked(None))

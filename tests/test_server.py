@@ -22,8 +22,9 @@ from tests.test_tls import make as certificate
 from tests.wires import frames, request
 from wsserver import make_service
 from wsserver import server as server_module
-from wsserver.config import Settings, make_settings
-from wsserver.errors import ConfigError, NoSuchService, Unauthorized
+from wsserver.config import Settings
+from wsserver.errors import ConfigError, Misdirected, NoSuchService, Unauthorized
+from wsserver.process import own_names
 from wsserver.server import Server, offers_of
 
 SCRIPT = """
@@ -245,7 +246,9 @@ class ServerTests(TestCase):
             self.addCleanup(server.stopService)
             where = TCP4ClientEndpoint(reactor, "127.0.0.1", server.http_port)
             client = await where.connect(Factory.forProtocol(Client))
-            client.transport.write(b"GET /v1/stop HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            client.transport.write(
+                b"GET /v1/stop HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             await client.lost
             self.assertIn(b'{"stopping": true}', client.got)
             self.assertEqual(bool(server.running), stop is not None)
@@ -312,17 +315,36 @@ class ServerTests(TestCase):
         while listens(server.http_port):
             await deferLater(reactor, 0.01)
 
-    def test_names(self) -> None:
-        """What is open to this machine alone has no name that somebody else may own."""
-        for settings, names in (
-            ({}, []),
-            ({"interface": ""}, None),
-            ({"security_token": "secret"}, None),
-            ({"trusted_proxies": ["127.0.0.1"]}, None),
-            ({"interface": "", "allowed_hosts": ["a.b"]}, ["a.b"]),
+    def banner(self, **settings: Any) -> tuple[str, str]:
+        """Return the line at the start, and the address that is listened on."""
+        server = self.make(**settings)
+        with capturedLogs() as events:
+            server.startService()
+        (line,) = [e["line"] for e in events if "line" in e]
+        return line.replace(str(server.http_port), "PORT"), server._ports[0].getHost().host
+
+    def test_addresses(self) -> None:
+        """Without a source of identity this machine alone is served, unless that is said."""
+        served, alone = "(pages, REST and websockets); offers S x2", "this machine alone"
+        line, host = self.banner(interface=None)
+        self.assertEqual(host, "127.0.0.1")
+        self.assertIn(f"http://localhost:PORT/ {served}; for {alone}: give --interface", line)
+        for settings in (
+            {"interface": None, "security_token": "sesame"},
+            {"interface": ""},
+            {"interface": "0.0.0.0"},
         ):
-            made = make_settings({"interface": "127.0.0.1", **settings})
-            self.assertEqual(server_module._own_names(made), names)
+            line, host = self.banner(**settings)
+            self.assertEqual(host, "0.0.0.0")
+            self.assertTrue(line.endswith(f"http://0.0.0.0:PORT/ {served}"), line)
+
+    def test_own_names(self) -> None:
+        """The names of this machine are looked up once, and are those that may be asked for."""
+        self.assertIn(socket.gethostname(), own_names())
+        self.assertIs(own_names(), own_names())
+        self.make().tunnels.hosts.check(f"{socket.gethostname()}:9090")
+        self.assertRaises(Misdirected, self.make().tunnels.hosts.check, "evil.example")
+        self.make(security_token="sesame").tunnels.hosts.check("evil.example")
 
     def test_ipv6(self) -> None:
         """An IPv6 address is listened on, and written with its brackets."""

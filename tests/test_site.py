@@ -15,7 +15,7 @@ from tests.fakes import make_desk, make_doorkeeper
 from tests.wires import ask, ask_raw
 from wsserver.api import Api
 from wsserver.channel import HTTPSite
-from wsserver.origins import Origins
+from wsserver.hosts import Hosts
 from wsserver.pages import Files, status_page
 from wsserver.policy import Policy
 from wsserver.site import Root
@@ -46,7 +46,13 @@ class SiteCase(TestCase):
         self.www = self.folder / "www"
         (self.folder / "secret").write_text("canary")
 
-    def make(self, directory: bool = False, websocket: bool = False, **headers: str) -> HTTPSite:
+    def make(
+        self,
+        directory: bool = False,
+        websocket: bool = False,
+        hosts: Hosts = Hosts(),  # noqa: B008  (never changed)
+        **headers: str,
+    ) -> HTTPSite:
         policy = Policy(added=list(headers.items()))
         desk = make_desk(Clock())
         api = Api(desk, make_doorkeeper(desk), lambda: None, partial(status_page, policy))
@@ -56,6 +62,7 @@ class SiteCase(TestCase):
             str(self.www) if directory else None,
             Upgrade() if websocket else None,
             policy,
+            hosts,
         )
         return HTTPSite(root, policy.headers)
 
@@ -91,17 +98,6 @@ class PathTests(SiteCase):
         self.assertEqual(headers["Content-Security-Policy"], "frame-ancestors 'self'")
         posted = await ask(site, "/a.html", "PUT")
         self.assertIn("script-src 'none'", posted.headers["Content-Security-Policy"])
-
-    async def test_called_by_name(self) -> None:
-        """A server that has names answers to no other, whatever is asked."""
-        root = Root(Events(), Events(), None, Upgrade(), origins=Origins(hosts=["good.example"]))
-        for path in ("/", "/v1/services", "/wsserver/style.css", "/viewer.html"):
-            reply = await ask(HTTPSite(root), path, Host="evil.example:80")
-            self.assertEqual((reply.code, reply.json["error"]), (403, "Forbidden"), path)
-            reply = await ask(HTTPSite(root), path, Host="good.example:80")
-            self.assertEqual(reply.code, 200, path)
-        reply = await ask(HTTPSite(root), "/", Host="evil.example", Upgrade="websocket")
-        self.assertEqual(reply.code, 403)
 
     async def test_terminal(self) -> None:
         """The terminal has a page too, which alone allows styles inside."""
@@ -197,6 +193,20 @@ class PathTests(SiteCase):
             self.assertEqual((reply.code, reply.headers["Server"]), (400, "wsserver"))
             self.assertEqual(reply.json["error"], "BadRequest")
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_host(self) -> None:
+        """A name that is not ours is refused before anything is looked for: pages, files, REST."""
+        (self.www / "a.txt").write_text("abc")
+        site = self.make(directory=True, hosts=Hosts(["desks.example"]))
+        for path in ("/", "/a.txt", "/viewer.html", "/none", "/v1/services", "/v1/none",
+                     "/wsserver/style.css", "/wsserver/events/T"):  # fmt: skip
+            for method in ("GET", "POST"):
+                reply = await ask(site, path, method, Host="evil.example:80")
+                self.assertEqual((reply.code, reply.json["error"]), (421, "Misdirected"), path)
+            self.assertNotEqual((await ask(site, path, Host="desks.example")).code, 421, path)
+        # What is no browser need not say whom it asks.
+        reply = await ask_raw(site, b"GET /a.txt HTTP/1.0\r\n\r\n")
+        self.assertEqual((reply.code, reply.body), (200, b"abc"))
 
     async def test_nothing_there(self) -> None:
         """What does not exist is a 404, and reserved names are never files."""

@@ -30,6 +30,7 @@ from wsserver.errors import (
 )
 from wsserver.forwarded import Proxies
 from wsserver.handshake import HEAD_BYTES
+from wsserver.hosts import Hosts
 from wsserver.identity import Credentials
 from wsserver.keepalive import UNANSWERED
 from wsserver.origins import Origins
@@ -151,6 +152,30 @@ class HandshakeTests(TunnelCase):
         self.upgrade(Origin="https://LOCALHOST:8443")
         self.factory = self.make(origins=Origins(["https://app.example"]))
         self.upgrade(Origin="https://app.example")
+
+    def test_host(self) -> None:
+        """A name that is not ours is refused before anything is claimed, also without a token."""
+        self.factory = self.make(hosts=Hosts(["desks.example"]), basic=("127.0.0.1", 1))
+        for query in ("?token=T", ""):
+            self.dial(request(query, Host="evil.example", Origin="http://evil.example"))
+            answer = self.browser.take().decode()
+            self.assertIn("HTTP/1.1 421 ", answer)
+            self.assertIn("allowed_hosts", answer)
+        self.assertEqual((self.joins, len(self.factory.tunnels)), ([], 0))
+        for host in ("desks.example", "localhost:9", "127.0.0.1"):
+            self.upgrade(Host=host)
+
+    def test_host_behind_a_proxy(self) -> None:
+        """A listed proxy tells what was asked for; where it does not, it answers for that."""
+        named = {"Host": "inner", "X_Forwarded_Host": "desks.example"}
+        self.factory = self.make(hosts=Hosts(["desks.example"]))
+        self.dial(request("?token=T", **named))
+        self.assertIn(b"HTTP/1.1 421 ", self.browser.take())
+        self.factory = self.make(hosts=Hosts(["desks.example"]), proxies=Proxies(["127.0.0.1"]))
+        self.upgrade(**named)
+        self.upgrade(Host="inner")
+        self.dial(request("?token=T", Host="inner", X_Forwarded_Host="evil.example"))
+        self.assertIn(b"HTTP/1.1 421 ", self.browser.take())
 
     def test_page_behind_a_proxy(self) -> None:
         """The host that the browser asked for is told by a listed proxy, not by just anybody."""

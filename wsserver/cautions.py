@@ -28,7 +28,7 @@ class Case:
     @property
     def public(self) -> bool:
         """Whether others than this machine reach the ports."""
-        interface = self.settings.interface
+        interface = self.settings.address
         try:
             return not (interface == "localhost" or ip_address(interface).is_loopback)
         except ValueError:
@@ -37,7 +37,7 @@ class Case:
     @property
     def guarded(self) -> bool:
         """Whether callers have to show who they are."""
-        return self.settings.security_token is not None or self.settings.known_users
+        return self.settings.guarded
 
 
 def cautions(case: Case) -> list[str]:
@@ -81,6 +81,15 @@ def nobody_in_group(case: Case) -> Iterator[str]:
                 f"{spec.name} has a group, and nobody can prove to be in it: set security_token "
                 "or a source of users (docs/identity.md)"
             )
+
+
+def any_host(case: Case) -> Iterator[str]:
+    """A page may have its own name lead to our address."""
+    if ANY in case.settings.allowed_hosts and not case.guarded:
+        yield (
+            "allowed_hosts is *: a web page whose own name leads to this server (DNS rebinding) "
+            "may reserve and connect; list the names that browsers shall use"
+        )
 
 
 def any_origin(case: Case) -> Iterator[str]:
@@ -167,6 +176,7 @@ RULES: Sequence[Rule] = (
     open_tunnel,
     no_tls,
     nobody_in_group,
+    any_host,
     any_origin,
     any_reader,
     any_frame,

@@ -18,15 +18,19 @@ from pydantic_core import ErrorDetails
 
 from wsserver.errors import ConfigError
 from wsserver.forwarded import Proxies
+from wsserver.hosts import Hosts
 from wsserver.logins import Logins, login_problems
 from wsserver.options import Rule, resolve
-from wsserver.origins import Origins
+from wsserver.origins import Origins, host_of, hosts_of
 
 #: The largest service file that is read, in bytes.
 MAX_FILE_SIZE = 1024 * 1024
 
 #: The page that shows an instance, where ``options.page`` names no other.
 DEFAULT_PAGE = "viewer.html"
+
+#: Where the server listens as long as nobody has to show who they are.
+LOOPBACK = "127.0.0.1"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=-1, le=65535)]
@@ -145,7 +149,8 @@ class Settings(Deadlines, Limits, Logins):
 
     ws_port: Port | None = None
     http_port: Port = 9090
-    interface: str = ""
+    #: None is every address where callers have to show who they are, else loopback alone.
+    interface: str | None = None
     http_directory: str | None = None
     add_header: list[str] = []
     cert: str | None = None
@@ -162,7 +167,7 @@ class Settings(Deadlines, Limits, Logins):
     proxy_protocol: bool = False
     #: Origins of web pages that may use us beside those of our own host; ``*`` for all.
     allowed_origins: list[str] = []
-    #: Names of hosts that clients may call us by; addresses and names without a dot always go.
+    #: Names by which browsers may address us, beside those that we know; ``*`` for all.
     allowed_hosts: list[str] = []
     #: Origins whose pages may show ours in a frame; also ``self``, ``none`` and ``*``.
     frame_ancestors: Annotated[list[str], Field(min_length=1)] = ["self"]
@@ -185,6 +190,29 @@ class Settings(Deadlines, Limits, Logins):
     def headers(self) -> list[tuple[str, str]]:
         """``add_header`` as pairs."""
         return [(name, value) for name, _, value in (h.partition("=") for h in self.add_header)]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether callers have to show who they are."""
+        return self.security_token is not None or self.known_users
+
+    @property
+    def address(self) -> str:
+        """The address to listen on; every one of this machine where it is empty."""
+        if self.interface is None:
+            return "" if self.guarded else LOOPBACK
+        return self.interface
+
+    def hosts(self, own: Iterable[str]) -> Hosts:
+        """Return by which names browsers may address the server; ``own`` are this machine's.
+
+        Where callers have to show who they are, that is checked only where names are given.
+        """
+        if self.guarded and not self.allowed_hosts:
+            return Hosts()
+        # An address needs no place in the list, and what is odd would find none.
+        here = [name for name in (*own, self.address) if host_of(name) == name.lower()]
+        return Hosts([*here, *hosts_of(self.allowed_origins), *self.allowed_hosts])
 
     @property
     def one_port(self) -> bool:
@@ -394,6 +422,11 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
     for header in settings.add_header:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[\x20-\x7e\x80-\xff]*", header):
             yield f"settings.add_header: must be NAME=VALUE, not {_short(header)}"
+    for host in settings.allowed_hosts:
+        try:
+            Hosts([host])
+        except ValueError as error:
+            yield f"settings.allowed_hosts: {error}"
     for origin in settings.allowed_origins:
         try:
             Origins([origin])
@@ -402,11 +435,6 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
     yield from login_problems(
         settings, bool(settings.trusted_proxies), settings.security_token is not None
     )
-    for name in settings.allowed_hosts:
-        try:
-            Origins(hosts=[name])
-        except ValueError as error:
-            yield f"settings.allowed_hosts: {error}"
     yield from _framing_problems(settings.frame_ancestors)
     yield from _tls_problems(settings)
     if settings.http_port == -1 and settings.ws_port in (None, -1):

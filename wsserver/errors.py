@@ -91,6 +91,13 @@ class TooMuchTooEarly(WSServerError):
     close_code = 4413
 
 
+class Misdirected(WSServerError):
+    """The request is for a host that this server is not known as."""
+
+    http_status = 421
+    close_code = 4421
+
+
 class TooMany(WSServerError):
     """The client has as many of something as one address may have."""
 

@@ -61,6 +61,13 @@ class Proxies:
         told = self._told(peer, forwarded_host)
         return told if _HOST.fullmatch(told) else None
 
+    def asked_host(self, peer: str, host: str | None, forwarded_host: str | None) -> str | None:
+        """Return the host that was asked for, as it stands there; None if it is untold.
+
+        What a proxy of ours writes into its own request is its business.
+        """
+        return (self._told(peer, forwarded_host) or None) if self.trusts(peer) else host
+
     def proto(self, peer: str, forwarded_proto: str | None) -> str | None:
         """Return ``http`` or ``https``, whichever the client speaks; None if untold."""
         told = self._told(peer, forwarded_proto).lower()

@@ -55,6 +55,7 @@ class Handshake(WebSocketServerProtocol):
     async def _decide(self, request: ConnectionRequest) -> str | None:
         try:
             self._admit(request.headers)
+            self._check_host(request.headers)
             self.factory.origins.check_websocket(self._asked(request.headers))
             token, socket_name = _query(self.http_request_uri)
             if token is not None and self.factory.doorkeeper is not None:
@@ -91,6 +92,13 @@ class Handshake(WebSocketServerProtocol):
         if self._visit is not None:
             self._visit.end()
         super().connectionLost(reason)
+
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        """Raise Misdirected where the request is for a host that is not ours."""
+        told = headers.get("x-forwarded-host")
+        peer = self.transport.getPeer().host
+        host = self.factory.proxies.asked_host(peer, headers.get("host"), told)
+        self.factory.hosts.check(host)
 
     def _asked(self, headers: Mapping[str, str]) -> Asked:
         peer = self.transport.getPeer()

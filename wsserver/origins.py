@@ -1,7 +1,5 @@
 """Which web pages may use us: those of our own host, and those of origins that are listed.
 
-And which names are our own.
-
 A browser says where a page comes from, and no page can forge it: ``Origin`` (RFC 6454;
 RFC 6455, section 10.2), ``Sec-Fetch-Site`` (Fetch Metadata) and ``Referer``.  A client that
 says nothing of the kind is no browser.
@@ -26,8 +24,6 @@ _AUTHORITY = re.compile(_HOST + _PORT, _FLAGS)
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST}{_PORT}", _FLAGS)
 # Names of this machine: a page of one may be told another (contract.md, documented address).
 _LOOPBACK = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
-# What nobody outside can own: addresses, and names without a dot, such as localhost.
-_OURS = re.compile(r"[a-z0-9_-]+|\[[0-9a-f:.]+\]|[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _USUAL_PORTS = {"http": "80", "https": "443"}
 
 
@@ -45,6 +41,12 @@ class Asked:
     referer: str | None = None
 
 
+def hosts_of(origins: Iterable[str]) -> list[str]:
+    """Return the hosts of origins; that of every origin is any host."""
+    known = (_ORIGIN.fullmatch(origin) for origin in origins)
+    return [ANY for origin in origins if origin == ANY] + [o["host"] for o in known if o]
+
+
 def host_of(authority: str | None) -> str | None:
     """Return the host that a ``Host`` header names, without its port; None if it names none."""
     found = _AUTHORITY.fullmatch(authority or "")
@@ -54,12 +56,11 @@ def host_of(authority: str | None) -> str | None:
 class Origins:
     """The origins that may use us beside those of our own host.
 
-    Written as browsers do, ``https://app.example:8443``, or ``*`` for all.  ``hosts`` are
-    the names that we go by, None for any.  Raises ValueError for what is neither.
+    Written as browsers do, ``https://app.example:8443``, or ``*`` for all.  Raises
+    ValueError for anything else.
     """
 
-    def __init__(self, allowed: Iterable[str] = (), hosts: Iterable[str] | None = None) -> None:
-        self._hosts = None if hosts is None else {_host(name) for name in hosts}
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = {text if text == ANY else _canonical(text) for text in allowed}
 
     def lists(self, origin: str | None) -> bool:
@@ -71,25 +72,11 @@ class Origins:
         except ValueError:
             return False
 
-    def check_host(self, asked: Asked) -> None:
-        """Raise Forbidden where a browser calls us by a name that is not ours.
-
-        Whoever owns a name can let it mean our address while a page of theirs is open (DNS
-        rebinding); that page is then of our own host.  Addresses, and names without a dot,
-        are nobody's to own.
-        """
-        if self._hosts is None or asked.host is None:
-            return
-        host = host_of(asked.host)
-        if host is None or not (host in self._hosts or _OURS.fullmatch(host)):
-            raise Forbidden("this server does not go by that name: see allowed_hosts")
-
     def check_websocket(self, asked: Asked) -> None:
         """Raise Forbidden unless a websocket may be opened.
 
         The port does not count, as websockets may have one of their own.
         """
-        self.check_host(asked)
         if asked.origin is not None and not self._at_home(asked.origin, asked.host):
             raise _foreign(asked.origin)
 
@@ -119,12 +106,6 @@ class Origins:
 
 def _usual(host: str) -> str:
     return "localhost" if _LOOPBACK.fullmatch(host) else host
-
-
-def _host(name: str) -> str:
-    if host_of(name) != name.lower():
-        raise ValueError(f"must be the name of a host, without port, not {name!r}")
-    return name.lower()
 
 
 def _canonical(origin: str) -> str:

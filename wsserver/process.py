@@ -6,8 +6,10 @@ import gc
 import os
 import resource
 import signal
+import socket
 import sys
 import time
+from functools import cache
 from threading import Timer
 from typing import Any
 
@@ -30,6 +32,13 @@ def prepare(reactor: Any) -> None:
     reactor.seconds = time.monotonic
     # Python's own 5 ms are waited for at each system call of the reactor's thread.
     sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+@cache
+def own_names() -> frozenset[str]:
+    """Return the names of this machine, short and in full; to look them up may take a while."""
+    name = socket.gethostname()
+    return frozenset({name, socket.getfqdn(name)})
 
 
 def raise_file_limit() -> None:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from twisted.web.http import Request
 
 from wsserver.forwarded import Proxies
+from wsserver.hosts import Hosts
 from wsserver.identity import Credentials
 from wsserver.origins import Asked
 
@@ -21,6 +22,12 @@ def asked(request: Request, proxies: Proxies) -> Asked:
         header(request, "sec-fetch-site"),
         header(request, "referer"),
     )
+
+
+def check_host(request: Request, hosts: Hosts, proxies: Proxies) -> None:
+    """Raise Misdirected where a request is for a host that is not ours."""
+    told = header(request, "x-forwarded-host")
+    hosts.check(proxies.asked_host(request.client.host, header(request, "host"), told))
 
 
 def is_local(request: Request, proxies: Proxies) -> bool:

@@ -38,7 +38,7 @@ from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
 from wsserver.permissions import permission_warnings
 from wsserver.policy import Policy
-from wsserver.process import files_in_use
+from wsserver.process import files_in_use, own_names
 from wsserver.pulse import Pulse
 from wsserver.redirect import ToHTTPS
 from wsserver.sessions import Sessions
@@ -54,6 +54,8 @@ from wsserver.upgrade import Upgrade
 #: What is offered when nothing else is said.
 DEMO = Path(__file__).parent / "demo.json"
 BACKLOG = 1024
+#: What is said where nothing tells who may come.
+ALONE = "for this machine alone: give --interface, and an identity, to serve others"
 
 _log = Logger(namespace="wsserver")
 
@@ -85,7 +87,8 @@ class Server(MultiService):
         self.desk = Desk(
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
-        origins = Origins(settings.allowed_origins, _own_names(settings))
+        origins = Origins(settings.allowed_origins)
+        hosts = settings.hosts(own_names())
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         self.journal = Journal(state_directory(settings.state_directory, os.environ))
         launcher = Launcher(Worker.on(reactor), self.journal)
@@ -109,6 +112,7 @@ class Server(MultiService):
             origins,
             self.admission,
             self.doorkeeper,
+            hosts,
         )
         self.api = Api(
             self.desk,
@@ -126,7 +130,7 @@ class Server(MultiService):
             settings.http_directory,
             Upgrade(self.tunnels) if settings.one_port else None,
             policy,
-            origins,
+            hosts,
         )
         self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)
         self._tls = _certificate(settings)
@@ -265,13 +269,14 @@ class Server(MultiService):
         )
 
     def _endpoint(self, number: int) -> IStreamServerEndpoint:
-        interface = self._settings.interface
+        interface = self._settings.address
         family = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
         return family(self._reactor, number, BACKLOG, interface)
 
     def _banner(self) -> str:
         secure = "s" if self._tls is not None else ""
-        host = self._settings.interface or "localhost"
+        local = self._settings.interface is None and not self._settings.guarded
+        host = "localhost" if local else self._settings.address or "0.0.0.0"  # noqa: S104
         host = f"[{host}]" if ":" in host else host
         parts = []
         if self.http_port is not None:
@@ -282,7 +287,8 @@ class Server(MultiService):
             parts.append(f"ws{secure}://{host}:{self.ws_port}/")
         if self.redirect_port is not None:
             parts.append(f"http://{host}:{self.redirect_port}/ (leads to https)")
-        return f"wsserver listens on {' and '.join(parts)}; offers {self._offered()}"
+        line = f"wsserver listens on {' and '.join(parts)}; offers {self._offered()}"
+        return f"{line}; {ALONE}" if local else line
 
     def _offered(self) -> str:
         names = [f"{name} x{offer.spec.count}" for name, offer in self._offers.items()]
@@ -355,18 +361,6 @@ def _local_sessions(wanted: Sequence[tuple[str, int]]) -> list[ServiceSpec]:
     """Return the services of ``--local_session`` (contract.md, "Command line")."""
     make = partial(ServiceSpec, script="local_session.py")
     return [make(name=f"local_{app}", count=n, options={"app": app}) for app, n in wanted]
-
-
-def _own_names(settings: Settings) -> list[str] | None:
-    """Return the names that clients may call us by; None for any.
-
-    Where all that keeps others out is that they are not on this machine, no name goes that
-    somebody else may own.
-    """
-    case = Case(settings)
-    if settings.allowed_hosts or case.public or case.guarded or settings.trusted_proxies:
-        return settings.allowed_hosts or None
-    return []
 
 
 def _certificate(settings: Settings) -> Certificate | None:

@@ -9,11 +9,11 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
-from wsserver.errors import Forbidden, WSServerError
-from wsserver.origins import Origins
+from wsserver.errors import Misdirected, WSServerError
+from wsserver.hosts import Hosts
 from wsserver.pages import WEB, Files, Page
 from wsserver.policy import Policy
-from wsserver.provenance import asked
+from wsserver.provenance import check_host
 from wsserver.replies import error_body
 
 #: The pages for a session; the viewer also has the name that clients of the original know.
@@ -32,7 +32,7 @@ class Root(Resource):
 
     ``websocket`` takes over every upgrade request, whatever its path, where
     websockets share the HTTP port; ``policy`` is what browsers are told of answers;
-    ``origins`` know the names that we go by.
+    ``hosts`` are the names by which they may ask.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Root(Resource):
         directory: str | None = None,
         websocket: IResource | None = None,
         policy: Policy = Policy(),  # noqa: B008  (never changed)
-        origins: Origins = Origins(),  # noqa: B008  (never changed)
+        hosts: Hosts = Hosts(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__()
         self._websocket = websocket
-        self._origins = origins
+        self._hosts = hosts
         self.policy = policy
         self._files = Files.below(directory, policy.of_files) if directory is not None else None
         self.putChild(b"v1", api)
@@ -58,17 +58,13 @@ class Root(Resource):
         """Return the resource that answers."""
         if not _readable(request, request.postpath if path == b"v1" else ()):
             return Refusal(400, "BadRequest", "path and headers must be UTF-8")
-        try:
-            self._origins.check_host(asked(request, request.site.proxies))
-        except Forbidden as error:
-            return Refusal.of(error)
         upgrade = request.getHeader("upgrade") or ""
         if self._websocket is not None and upgrade.lower() == "websocket":
             if request.clientproto != b"HTTP/1.1":
                 # Autobahn is told that it is, whatever the client has said.
                 return Refusal(400, "BadRequest", "a websocket needs HTTP/1.1")
             return self._websocket
-        refusal = request.admit()
+        refusal = request.admit() or self._misdirected(request)
         if refusal is not None:
             return Refusal.of(refusal)
         if path != b"v1" and request.method not in READ:
@@ -85,6 +81,13 @@ class Root(Resource):
             found: IResource = self._files.getChildWithDefault(path, request)
             return found
         return Page("front.html", self.policy) if path == b"" else _not_here()
+
+    def _misdirected(self, request: Any) -> WSServerError | None:
+        try:
+            check_host(request, self._hosts, request.site.proxies)
+        except Misdirected as error:
+            return error
+        return None
 
     def _has(self, name: bytes) -> bool:
         return self._files is not None and self._files.child(name.decode()).isfile()

@@ -94,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-c", "--remote_session_config", metavar="FILE", help="the service file (JSON)")
     add("--http_port", type=int, metavar="PORT", help="default 9090; -1 for no HTTP")
-    add("--interface", metavar="ADDRESS", help="address to listen on; default all")
+    add(
+        "--interface",
+        metavar="ADDRESS",
+        help="address to listen on; default 127.0.0.1, and all ('') where there is a source "
+        "of identity",
+    )
     add("--http_directory", metavar="DIR", help="serve the files below DIR at /")
     add("--add_header", nargs="+", action="extend", metavar="NAME=VALUE",
         help="add headers to every HTTP answer")  # fmt: skip
@@ -109,14 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--allowed_origins", action="append", metavar="ORIGIN",
         help="web pages of other hosts that may use websockets and REST, "
         "such as https://app.example; * for all; may be given several times")  # fmt: skip
+    add("--allowed_hosts", action="append", metavar="NAME",
+        help="names by which browsers may address the server, such as desktops.example; "
+        "* for any; may be given several times")  # fmt: skip
     for name, (what, metavar, kind) in _LOGINS.items():
         add(f"--{name}", metavar=metavar, type=kind, help=what)
     add("--bind_user", action="store_true", help="a reservation is of use to its own user alone")
     add("--act_for_users", action="store_true",
         help="reserve takes user and groups from who holds the security token")  # fmt: skip
-    add("--allowed_hosts", action="append", metavar="NAME",
-        help="names with a dot that clients may call this server by; default any, but none on "
-        "loopback without security token, users and proxies")  # fmt: skip
     add("--frame_ancestors", action="append", metavar="ORIGIN",
         help="pages that may show ours in a frame: origins, self (default), none or *")  # fmt: skip
     add(

@@ -31,6 +31,7 @@ from wsserver.errors import (
 from wsserver.forwarded import Proxies
 from wsserver.frames import Scanner
 from wsserver.handshake import Handshake
+from wsserver.hosts import Hosts
 from wsserver.keepalive import Keepalive
 from wsserver.origins import Origins
 from wsserver.outlets import is_full
@@ -388,7 +389,8 @@ class TunnelFactory(WebSocketServerFactory):
     ``join`` claims a token; ``basic`` is where connections without one go, if anywhere;
     ``http_headers`` are added to refusals; ``max_message_size`` is in bytes, 0
     for none; ``proxies`` know who asks; ``origins`` are the pages that may connect, those
-    of our own host by default; ``doorkeeper`` knows whose a token is, if it is anybody's.
+    of our own host by default; ``doorkeeper`` knows whose a token is, if it is anybody's;
+    ``hosts`` are the names by which browsers may ask.
     """
 
     protocol = Tunnel
@@ -406,6 +408,7 @@ class TunnelFactory(WebSocketServerFactory):
         origins: Origins = Origins(),  # noqa: B008  (never changed)
         admission: Admission | None = None,
         doorkeeper: Doorkeeper | None = None,
+        hosts: Hosts = Hosts(),  # noqa: B008  (never changed)
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self.join = join
@@ -416,6 +419,7 @@ class TunnelFactory(WebSocketServerFactory):
         self.origins = origins
         self.admission = admission or Admission()
         self.doorkeeper = doorkeeper
+        self.hosts = hosts
         self.tunnels: set[Tunnel] = set()
         #: Those whose connection to the service is yet to come.
         self.opening: set[Tunnel] = set()

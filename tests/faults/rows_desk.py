@@ -107,7 +107,7 @@ async def client_hangs_up_while_reserving(world: World, rng: Random) -> None:
     world.marks += 1
     mark = f"{world.name}-{world.marks}"
     sock = await connection(world.port)
-    head = f"GET /v1/reserve/Double?mark={mark} HTTP/1.1\r\nHost: x\r\n"
+    head = f"GET /v1/reserve/Double?mark={mark} HTTP/1.1\r\nHost: localhost\r\n"
     await send_all(sock, f"{head}Authorization: Bearer {world.secret}\r\n\r\n".encode())
     await asyncio.sleep(rng.choice([0, 0.01]))
     sock.close()

@@ -118,6 +118,7 @@ def _server() -> Iterator[Server]:
         (www / ".hidden" / "secret.txt").write_bytes(CANARY)
         (www / "link").symlink_to(path)
         options = ["--http_directory", www, "--http_port", 0, "--interface", "127.0.0.1"]
+        options += ["--allowed_hosts", "*"]
         services = echo_services(path, count=50)
         with Server("-c", services, *options, "--timeout", 1, *_LIMITS) as server:
             yield server

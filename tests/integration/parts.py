@@ -274,14 +274,14 @@ def fetch(url: str, method: str = "GET", **headers: str) -> Answer:
 
 
 @contextlib.contextmanager
-def chromium(playwright: Any) -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+def chromium(playwright: Any, *more: str) -> Iterator[Any]:
+    """Debian's Chromium, without a window; with more flags, if any."""
     flags = (
         "--no-sandbox --disable-gpu --disable-quic --no-first-run "
         "--disable-background-networking --disable-component-update --disable-sync"
     )
     browser = playwright.chromium.launch(
-        executable_path=shutil.which("chromium"), headless=True, args=flags.split()
+        executable_path=shutil.which("chromium"), headless=True, args=[*flags.split(), *more]
     )
     try:
         yield browser

@@ -115,7 +115,7 @@ class SlowTests(SynchronousTestCase):
         secure = self.enterContext(Server(*common, "--cert", cert, "--key", key, 0))
         slow = Slow()
         self.addCleanup(slow.close)
-        post = b"POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"
+        post = b"POST /v1/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
         slow.add(400, plain.http_port, b"GET / HTTP/1.1\r\n", b"X: y\r\n")
         slow.add(300, plain.http_port, post, b"x")
         slow.add(100, secure.http_port, b"")

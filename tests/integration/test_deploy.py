@@ -96,7 +96,10 @@ class ProxyTests(SynchronousTestCase):
         path = self.enterContext(folder())
         cert, key = certificate(path)
         server = self.enterContext(
-            Server("-c", echo_services(path), "--http_port", 0, "--trusted_proxies", "127.0.0.1")
+            Server(
+                *("-c", echo_services(path), "--interface", "127.0.0.1", "--http_port", 0),
+                *("--trusted_proxies", "127.0.0.1", "--allowed_hosts", "desktops.example.org"),
+            )
         )
         port = free_port()
         site = (ROOT / "etc" / "nginx.conf").read_text()
@@ -129,7 +132,11 @@ class ProxyTests(SynchronousTestCase):
             self.assertEqual(browser.recv(), b"through nginx")
             self.assertEqual([i["client"] for i in server.instances()], ["127.0.0.9"])
         until(lambda: not server.instances())
-        self.assertIn(b"Open a session", fetch(f"https://localhost:{port}/").body)
+        for host, status in (("desktops.example.org", 200), ("evil.example", 421)):
+            answer = fetch(f"https://localhost:{port}/", Host=host)
+            self.assertEqual(
+                (answer.status, b"Open a session" in answer.body), (status, status == 200)
+            )
 
 
 class WheelTests(SynchronousTestCase):

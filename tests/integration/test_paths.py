@@ -56,9 +56,9 @@ class PathCase(SynchronousTestCase):
 
     def serve(self, *args: object) -> Server:
         services = echo_services(self.folder)
-        # Where there are proxies, any name may be ours.
-        proxies = ("--trusted_proxies", "192.0.2.1")
-        common = ("-c", services, "--interface", "127.0.0.1", "--http_port", 0, *proxies)
+        common = ("-c", services, "--interface", "127.0.0.1", "--http_port", 0)
+        # Whatever the Host header says is to be heard here.
+        common += ("--allowed_hosts", "*")
         return self.enterContext(Server(*common, "--http_directory", self.www, *args))
 
     def get(self, server: Server, path: str, host: str = "localhost") -> Reply:

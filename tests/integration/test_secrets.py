@@ -128,7 +128,7 @@ class SecretTests(SynchronousTestCase):
         self.assertEqual(server.get(f"/v1/status?security_token={encoded}").status, 200)
         self.assertEqual(server.get(f"/v1/status?%73ecurity_token={encoded}").status, 200)
         form = f"security_token={WRONG}&password={WRONG}".encode()
-        post = "POST /v1/reserve/S HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        post = "POST /v1/reserve/S HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
         kind = "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
         answer = head_of(server.http_port, f"{post}{len(form)}\r\n{kind}".encode() + form)
         self.assertIn(b"HTTP/1.1 401 ", answer)
@@ -168,17 +168,17 @@ class SecretTests(SynchronousTestCase):
         key += f"Cookie: a={COOKIE}\r\nAuthorization: Bearer {WRONG}\r\n"
         whole = f"{key}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         for head in (
-            f"GET /?token={spare}&token={spare} HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?token={spare} HTTP/1.1\r\nHost: x\r\n{key}",
+            f"GET /?token={spare}&token={spare} HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?token={spare} HTTP/1.1\r\nHost: localhost\r\n{key}",
             f"GET /?token={spare} HTTP/1.1\r\nHost: x:y\r\n{whole}",
-            f"GET /?token={spare}#a HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?token={spare} HTTP/1.0\r\nHost: x\r\n{whole}",
-            f"POST /?token={spare} HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?token={spare}%zz%ff HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?TOKEN={spare} HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?token={spare} HTTP/1.1\r\nHost: x\r\nOrigin: http://evil\r\n{whole}",
-            f"GET /?a token={spare} HTTP/1.1\r\nHost: x\r\n{whole}",
-            f"GET /?%74oken={quote(spare[:-1])}x HTTP/1.1\r\nHost: x\r\n{whole}",
+            f"GET /?token={spare}#a HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?token={spare} HTTP/1.0\r\nHost: localhost\r\n{whole}",
+            f"POST /?token={spare} HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?token={spare}%zz%ff HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?TOKEN={spare} HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?token={spare} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\r\n{whole}",
+            f"GET /?a token={spare} HTTP/1.1\r\nHost: localhost\r\n{whole}",
+            f"GET /?%74oken={quote(spare[:-1])}x HTTP/1.1\r\nHost: localhost\r\n{whole}",
             f"token={spare} {WRONG}",
         ):
             answer = head_of(server.ws_port, f"{head}\r\n".encode())

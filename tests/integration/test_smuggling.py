@@ -17,9 +17,9 @@ from tests.integration.raw import dial, exchange, status_of
 from tests.wires import frame, request
 
 #: What must never be taken for a request, wherever it stands.
-SMUGGLED = b"GET /v1/reserve/Echo?smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+SMUGGLED = b"GET /v1/reserve/Echo?smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #: A request that may be answered, and ends the connection.
-LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 LENGTH = b"%d" % len(SMUGGLED)
 CHUNK = b"%x" % len(SMUGGLED)
@@ -28,7 +28,7 @@ END = b"0\r\n\r\n"
 
 
 def post(*headers: bytes, line: bytes = b"POST /none HTTP/1.1") -> bytes:
-    return b"\r\n".join([line, b"Host: x", *headers, b"", b""])
+    return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
 
 
 #: By what is odd about each: head and, as body or behind it, what is to be smuggled.

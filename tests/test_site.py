@@ -194,6 +194,23 @@ class PathTests(SiteCase):
             self.assertEqual(reply.json["error"], "BadRequest")
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    async def test_parts(self) -> None:
+        """Parts of a file are sent; who asks for very many gets the whole of it, once."""
+        (self.www / "a.bin").write_bytes(bytes(5000))
+        site = self.make(directory=True)
+        for ranges, code, longest in (
+            (["0-99"], 206, 100),
+            (["0-", "1-", "2-", "3-"], 206, 21_000),
+            (["0-"] * 5, 200, 5000),
+            (["0-"] * 1000, 200, 5000),
+        ):
+            reply = await ask(site, "/a.bin", Range=f"bytes={','.join(ranges)}")
+            self.assertEqual(reply.code, code)
+            self.assertLessEqual(len(reply.body), longest)
+        twice = b"GET /a.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=0-\r\n"
+        reply = await ask_raw(site, twice + b"Range: bytes=" + b"0-," * 999 + b"0-\r\n\r\n")
+        self.assertLessEqual(len(reply.body), 5000)
+
     async def test_host(self) -> None:
         """A name that is not ours is refused before anything is looked for: pages, files, REST."""
         (self.www / "a.txt").write_text("abc")

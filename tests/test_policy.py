@@ -50,7 +50,11 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual(len(names), len(set(names)))
         self.assertEqual(policy.headers[-3:], added)
         self.assertEqual(policy.of_files, "sandbox")
-        self.assertIn("default-src 'self'", policy.of_page())
+        self.assertEqual(policy.of_page(), "sandbox")
+        self.assertEqual(policy.of_page(inline_styles=True), "sandbox")
+        self.assertIn("default-src 'self'", Policy(added=added[::2]).of_page())
+        both = [(CSP, "sandbox"), (CSP.lower(), "img-src 'none'")]
+        self.assertEqual(Policy(added=both).of_page(), "sandbox, img-src 'none'")
 
     def test_hsts(self) -> None:
         """Browsers come by TLS alone where that is asked for."""

@@ -54,10 +54,17 @@ class Policy:
         kept = [(name, value) for name, value in ours.items() if name.lower() not in names]
         #: What every answer carries.
         self.headers: list[tuple[str, str]] = [*kept, *added]
+        # Several are one with commas between, and each of them counts.
+        self._added = ", ".join(value for name, value in added if name.lower() == CSP.lower())
         #: The policy of files that are not ours: their scripts are the operator's business.
-        self.of_files = {n.lower(): v for n, v in added}.get(CSP.lower(), self._frames)
+        self.of_files = self._added or self._frames
 
     def of_page(self, inline_styles: bool = False) -> str:
-        """Return the policy of a page of ours: no script but our own files."""
+        """Return the policy of a page of ours: no script but our own files.
+
+        Where the operator has added another, that one.
+        """
+        if self._added:
+            return self._added
         styles = [_INLINE_STYLES] if inline_styles else []
         return "; ".join([_PAGE, *styles, self._frames])

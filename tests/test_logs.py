@@ -28,6 +28,13 @@ class RedactTests(SynchronousTestCase):
             ("GET /wsserver/events/a-b_c HTTP/1.1", "GET /wsserver/events/*** HTTP/1.1"),
             ("Authorization: Bearer abc", "Authorization: Bearer ***"),
             ("(token=abc)", "(token=***)"),
+            ("/viewer.html?password=abc&host=h", "/viewer.html?password=***&host=h"),
+            ("/viewer.html?path=a%3Ftoken%3Dabc&x=1", "/viewer.html?path=a%3Ftoken%3D***&x=1"),
+            ("/x?path=a?b=c%26password%3dabc", "/x?path=a?b=c%26password%3d***"),
+            (
+                "/x?next=viewer%3fpath%3da%253ftoken%253Dabc",
+                "/x?next=viewer%3fpath%3da%253ftoken%253D***",
+            ),
             ("/v1/status?security%5Ftoken=abc&x=1", "/v1/status?security%5Ftoken=***&x=1"),
             ("/x?a=1&%74oken=abc", "/x?a=1&%74oken=***"),
             ("a?token=1&security_token=2", "a?token=***&security_token=***"),

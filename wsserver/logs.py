@@ -19,11 +19,12 @@ from twisted.logger import (
 
 from wsserver.flood import Flood
 
+# The path of a page's address may hold a query of its own, its signs written with percent signs.
 # A name that is written with percent signs may be anything, so its value is hidden, too.
 # Outsiders write what this reads: no two parts in a row take the same letter without bound.
 _SECRETS = re.compile(
     r"""(?ix)
-    ( (?:security_)?token= | [?&][^=&?%\s]{0,64}%[^=&?\s]{0,64}= | /v1/release/
+    ( (?:token|password)(?:=|%(?:25){0,4}3d) | [?&][^=&?%\s]{0,64}%[^=&?\s]{0,64}= | /v1/release/
     | /wsserver/events/ | \bbearer[ ] | \bbasic[ ](?=[A-Za-z0-9+/]{6}) )
     [^&\s"'<>)]+"""
 )

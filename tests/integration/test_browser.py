@@ -201,6 +201,20 @@ class PageTests(BrowserCase):
         page.goto(f"{self.server.http}/vnc_envision.html?{query}{place}")
         page.wait_for_selector('body[data-state="connected"] #screen canvas', timeout=30_000)
 
+    def test_token_in_the_path(self) -> None:
+        """Secrets are not left in the address, nor in what its path holds of its own."""
+        page = self.page()
+        token = self.server.reserve("Demo")
+        query = f"path=x%3Fa%3Db%26token%3D{token}&password=canary&host=127.0.0.1&autoconnect=true"
+        page.goto(f"{self.server.http}/viewer.html?{query}")
+        page.wait_for_selector('body[data-state="connected"] #screen canvas', timeout=30_000)
+        for secret in (token, "token", "password", "canary"):
+            self.assertNotIn(secret, page.url)
+        self.assertIn("path=x%3Fa%3Db&", page.url)
+        page.reload()
+        page.wait_for_selector('body[data-state="ended"]')
+        self.assertIn("has been used", page.locator("#reason").inner_text())
+
     def test_full(self) -> None:
         """A full service says so and cannot be opened."""
         for _ in range(2):

@@ -198,6 +198,11 @@ class SecretTests(SynchronousTestCase):
                 until(lambda: page.wait_for_timeout(50) or Listener.heard)
             other.shutdown()
         self.public += Listener.heard
+        for query in (
+            f"path=websockify%3Ftoken%3D{token}&password={ONE_TIME}",
+            f"next=%2Fviewer.html%3Fpath%3Dw%253ftoken%253d{token}%26password%3D{ONE_TIME}",
+        ):
+            self.assertEqual(self.looks(server.get(f"/viewer.html?{query}")), 200)
 
     def processes(self, server: Server) -> Iterable[tuple[str, str]]:
         """Yield what the system shows of the server and of what it started."""

@@ -136,10 +136,15 @@ function address() {
 
 function hideSecrets() {
   const url = new URL(location.href);
-  url.searchParams.delete("token");
-  url.searchParams.delete("password");
+  const fields = url.searchParams;
+  // The path may have a query of its own, and the token there.
+  const [path, inner] = (fields.get("path") ?? "").split(/\?(.*)/s);
+  const within = new URLSearchParams(inner);
+  const used = token !== "" || within.has("token");
+  for (const each of [fields, within]) for (const secret of ["token", "password"]) each.delete(secret);
+  if (inner !== undefined) fields.set("path", within.size ? `${path}?${within}` : path);
   // The mark tells a reload of this page from a page without a token.
-  history.replaceState({ used: token !== "" }, "", url);
+  history.replaceState({ used }, "", url);
 }
 
 /* the steps, as they happen */

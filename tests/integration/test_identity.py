@@ -549,7 +549,13 @@ class BrowserTests(BrowserCase, ProxyCase):
         server = self.start(*self.passwords(), "--bind_user", "--security_token", SESAME)
         made = self.reserve(server.http, "Demo", **ALICE)
         page = self.page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{server.http}/v1/status_view?security_token={SESAME}")
+        # From then on the token is neither in the address nor in what the page asks for.
+        until(lambda: page.wait_for_timeout(50) or sum("status_view" in url for url in asked) > 1)
+        self.assertEqual(page.url, f"{server.http}/v1/status_view")
+        self.assertEqual([SESAME in url for url in asked].count(True), 1)
         button = page.locator(f'button.release[data-token="{made}"]')
         button.click()
         button.click()

@@ -5,8 +5,11 @@ const $ = (id) => document.getElementById(id);
 const rows = $("rows");
 // The server's own markup of each row, as this page changes its rows afterwards.
 const source = new WeakMap();
-// Who came with the security token releases with it, too.
-const secret = new URLSearchParams(location.search).get("security_token");
+// Who came with the security token goes on with it; it does not stay where others may see it.
+const address = new URL(location.href);
+const secret = address.searchParams.get("security_token");
+address.searchParams.delete("security_token");
+if (secret !== null) history.replaceState(null, "", address);
 const headers = secret ? { Authorization: `Bearer ${secret}` } : {};
 let timer = 0;
 let running = false;
@@ -76,7 +79,7 @@ async function refresh() {
   if (running) return;
   running = true;
   try {
-    const answer = await fetch(location.href, { cache: "no-store" });
+    const answer = await fetch(address, { cache: "no-store", headers });
     if (!answer.ok) throw new Error(String(answer.status));
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const summary = page.getElementById("summary").textContent;

@@ -335,6 +335,18 @@ class PageTests(ApiCase):
             self.assertEqual((await self.get(path, method="POST", **fields)).code, 200, fields)
             await self.assert_refused(path, 404, "NoSuchToken", **fields)
 
+    async def test_loaded(self) -> None:
+        """A picture of a page that hides where it is changes nothing; a POST, or a token, does."""
+        firefox = {"User_Agent": "Mozilla/5.0 (X11) Firefox/140.0"}
+        for path in ("reserve/Picky", "stop"):
+            await self.assert_refused(f"/v1/{path}", 403, "Forbidden", **firefox)
+        self.assertEqual((self.stops, self.desk.live()), ([], []))
+        self.assertEqual((await self.get("/v1/services", **firefox)).code, 200)
+        reply = await self.get("/v1/reserve/Picky", method="POST", **firefox)
+        self.assertEqual(reply.code, 200)
+        bearer = await self.get("/v1/reserve/Picky", Authorization="Bearer x", **firefox)
+        self.assertEqual(bearer.code, 200)
+
     async def test_listed(self) -> None:
         """Pages of a listed origin are served."""
         self.serve(Origins(["https://app.example"]))

@@ -210,3 +210,23 @@ class ChangeTests(SynchronousTestCase):
     def test_no_browser(self) -> None:
         """A client that says nothing is no browser."""
         self.assertTrue(self.allows())
+        self.assertTrue(self.allows(agent="curl/8.5", accept="*/*"))
+        self.assertTrue(self.allows(agent="python-requests/2", accept="application/json, image/*"))
+
+    def test_loaded(self) -> None:
+        """A browser that does not say at all which page has it load this is refused."""
+        firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+        for said in (
+            {"agent": firefox},
+            {"agent": firefox, "accept": "text/html,*/*;q=0.8"},
+            {"accept": "image/avif,image/webp,*/*"},
+            {"accept": "text/css,*/*;q=0.1"},
+        ):
+            with self.assertRaises(Forbidden) as caught:
+                self.origins.check_change(Asked("good.example", **said))
+            self.assertIn("POST", str(caught.exception))
+            self.assertTrue(self.allows(**said, site="same-origin"))
+            self.assertTrue(self.allows(**said, site="none"))
+            self.assertTrue(self.allows(**said, referer="http://good.example/"))
+            self.assertTrue(self.allows(**said, origin="https://app.example"))
+            self.assertFalse(self.allows(**said, origin="null"))

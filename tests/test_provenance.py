@@ -44,6 +44,19 @@ class ProvenanceTests(SynchronousTestCase):
         self.assertEqual(asked(said, Proxies()), expected)
         self.assertEqual(header(request(origin=[b""]), "origin"), "")
 
+    def test_loading(self) -> None:
+        """What a browser may have sent by itself is told as such: no POST, no token."""
+        fields = {"user_agent": [b"Mozilla/5.0"], "accept": [b"image/*"]}
+        for method, shown, told in (
+            (b"GET", [], True),
+            (b"GET", [b"Basic YTpi"], True),
+            (b"GET", [b"Bearer t"], False),
+            (b"POST", [], False),
+        ):
+            said = request(**fields, **({"authorization": shown} if shown else {}))
+            said.method = method
+            self.assertIs(asked(said, Proxies()).loads, told, (method, shown))
+
     def test_proxy(self) -> None:
         """A listed proxy tells which host was asked for."""
         said = request(host=[b"inner:9090"], x_forwarded_host=[b"evil", b"site.example"])

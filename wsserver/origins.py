@@ -24,6 +24,10 @@ _AUTHORITY = re.compile(_HOST + _PORT, _FLAGS)
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST}{_PORT}", _FLAGS)
 # Names of this machine: a page of one may be told another (contract.md, documented address).
 _LOOPBACK = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
+# What every browser begins its name with (RFC 9110, section 10.1.5), and what they want to have of
+# pictures, style sheets and the like.
+_BROWSER = re.compile(r"Mozilla/")
+_PART = re.compile(r"\s*(?:image/|video/|audio/|font/|text/css)", re.IGNORECASE)
 _USUAL_PORTS = {"http": "80", "https": "443"}
 
 
@@ -32,13 +36,21 @@ class Asked:
     """What a request says of itself: its ``Host``, and the page that it comes from.
 
     None where there is no such header; several of one name are joined with commas, which
-    is never an origin.
+    is never an origin.  ``agent`` and ``accept`` are told of what a browser may have sent by
+    itself, as it loads a page or a part of one: a GET without a token of its own.
     """
 
     host: str | None
     origin: str | None = None
     site: str | None = None
     referer: str | None = None
+    agent: str | None = None
+    accept: str | None = None
+
+    @property
+    def loads(self) -> bool:
+        """Whether this is plainly a browser that loads something."""
+        return bool(_BROWSER.match(self.agent or "") or _PART.match(self.accept or ""))
 
 
 def hosts_of(origins: Iterable[str]) -> list[str]:
@@ -84,11 +96,14 @@ class Origins:
         """Raise Forbidden where a page of another site wants to change something.
 
         What the browser itself says of the site counts most; without it, which is so over
-        plain HTTP beyond loopback, the host of the page decides.
+        plain HTTP beyond loopback, the host of the page decides.  A page can hide that, too,
+        where it has something loaded, so that a browser that tells nothing at all is refused.
         """
         page = asked.origin if asked.origin is not None else _page_origin(asked.referer)
         if asked.site in ("same-origin", "none"):
             return
+        if asked.site is None and page is None and asked.loads:
+            raise Forbidden("a browser has to use POST for this, or the front page")
         if asked.site is not None:
             allowed = self.lists(page)
         else:

@@ -16,11 +16,16 @@ from wsserver.origins import Asked
 def asked(request: Request, proxies: Proxies) -> Asked:
     """Return what a request says of the page that it comes from."""
     told = proxies.host(request.client.host, header(request, "x-forwarded-host"))
+    # A password that it knows a browser adds by itself, other secrets never.
+    scheme = (header(request, "authorization") or "basic").partition(" ")[0].lower()
+    unmeant = request.method == b"GET" and scheme == "basic"
     return Asked(
         told or header(request, "host"),
         header(request, "origin"),
         header(request, "sec-fetch-site"),
         header(request, "referer"),
+        header(request, "user-agent") if unmeant else None,
+        header(request, "accept") if unmeant else None,
     )
 
 

@@ -251,6 +251,29 @@ class RebindingTests(CountedCase):
         })];
     }"""
 
+    def test_hidden_page(self) -> None:
+        """By plain HTTP a picture of a page that tells no address reserves nothing."""
+        server = self.serve("--allowed_hosts", "desks.example", "-v")
+        target = f"http://desks.example:{server.http_port}"
+        flag = "--host-resolver-rules=MAP *.example 127.0.0.1"
+        evil = self.enterContext(pages(self.folder / "evil"))
+        (self.folder / "evil" / "evil.html").write_text(
+            f'<meta name="referrer" content="no-referrer">'
+            f'<img src="{target}/v1/reserve/Counted?img">'
+            f'<link rel="stylesheet" href="{target}/v1/reserve/Counted?style">'
+            f'<iframe src="{target}/v1/reserve/Counted?frame"></iframe>'
+        )
+        with sync_playwright() as playwright, chromium(playwright, flag) as browser:
+            page = browser.new_page()
+            page.goto(f"http://evil.example:{evil}/evil.html")
+            for what in ("img", "style", "frame"):
+                until(lambda what=what: page.wait_for_timeout(50) or f"?{what} 403 " in server.log)
+            self.assertEqual(server.instances("Counted"), [])
+            # Its own page reserves all the same.
+            page.goto(target)
+            page.locator('[data-name="Counted"]').get_by_role("button").click()
+            until(lambda: page.wait_for_timeout(50) or self.started())
+
     def attempts(self, server: Server, host: str) -> list[Any]:
         """Return what a page of that host is told by the server, with a good token at last."""
         counted = "Counted" in server.log

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -203,15 +203,15 @@ class Settings(Deadlines, Limits, Logins):
             return "" if self.guarded else LOOPBACK
         return self.interface
 
-    def hosts(self, own: Iterable[str]) -> Hosts:
-        """Return by which names browsers may address the server; ``own`` are this machine's.
+    def hosts(self, own: Callable[[], Iterable[str]]) -> Hosts:
+        """Return by which names browsers may address the server; ``own`` looks up this machine's.
 
         Where callers have to show who they are, that is checked only where names are given.
         """
         if self.guarded and not self.allowed_hosts:
             return Hosts()
         # An address needs no place in the list, and what is odd would find none.
-        here = [name for name in (*own, self.address) if host_of(name) == name.lower()]
+        here = [name for name in (*own(), self.address) if host_of(name) == name.lower()]
         return Hosts([*here, *hosts_of(self.allowed_origins), *self.allowed_hosts])
 
     @property

@@ -88,7 +88,7 @@ class Server(MultiService):
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
         origins = Origins(settings.allowed_origins)
-        hosts = settings.hosts(own_names())
+        hosts = settings.hosts(own_names)
         policy = Policy(settings.frame_ancestors, settings.hsts, settings.headers)
         self.journal = Journal(state_directory(settings.state_directory, os.environ))
         launcher = Launcher(Worker.on(reactor), self.journal)

@@ -15,7 +15,7 @@ EDIT   := install -q --config-settings editable_mode=compat -e
 # The programs that the examples and the tests start, and the Debian packages that hold them.
 RUN_PROGRAMS  := Xvnc:tigervnc-standalone-server vncpasswd:tigervnc-tools openbox:openbox \
                  xterm:xterm x11vnc:x11vnc Xvfb:xvfb
-TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy openssl:openssl socat:socat faketime:faketime \
+TEST_PROGRAMS := $(RUN_PROGRAMS) chromium:chromium nginx:nginx haproxy:haproxy openssl:openssl socat:socat faketime:faketime ip:iproute2 \
                  ssh:openssh-client sshd:openssh-server slurmctld:slurm-wlm munged:munge
 
 .PHONY: run screenshots setup bench test lint unit integration faults conformance fuzz soak coverage wheel clean

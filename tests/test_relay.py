@@ -315,9 +315,9 @@ class DirectRelayTests(Direct, TunnelCase):
         self.patch(stall, "peer_of", lambda transport: Peer(0, 0, 0))
         self.open()
         self.stall_service()
-        self.clock.pump([60.0] * 5)
+        self.clock.pump([30.0] * 10)
         self.assertEqual(self.session.failures, [])
-        self.clock.advance(60.0)
+        self.clock.advance(30.0)
         opcode, payload = heard(self.browser.take())[1][-1]
         self.assertEqual(opcode, Opcode.CLOSE)
         self.assertEqual(payload, struct.pack(">H", 4502) + b"the service reads nothing")
@@ -330,11 +330,11 @@ class DirectRelayTests(Direct, TunnelCase):
         self.patch(stall, "peer_of", lambda transport: Peer(0, 0, 0))
         self.open()
         self.stall_browser()
-        for _ in range(6):
+        for _ in range(11):
             self.browser.feed(frame(b"input"))
-            self.clock.advance(60.0)
+            self.clock.advance(30.0)
         self.assertTrue(self.browser.aborted)
-        self.assertEqual(self.wire.take(), 6 * b"input")
+        self.assertEqual(self.wire.take(), 11 * b"input")
 
     def test_both_stalled(self) -> None:
         """Both may stop at one time, at one buffer each, and nothing is lost."""

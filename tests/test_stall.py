@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from wsserver import stall
-from wsserver.peer import Peer
+from wsserver.peer import UNANSWERED, Peer
 from wsserver.stall import LOOKS, Stall
 
 PATIENCE = 300.0
@@ -27,11 +27,12 @@ class StallTests(SynchronousTestCase):
     def pass_time(self, seconds: float, taken: int = 0) -> None:
         for _ in range(int(seconds)):
             if self.reader is not None:
-                self.reader = Peer(0, self.reader.acknowledged + taken, 0)
+                taken_by_now = self.reader.acknowledged + taken
+                self.reader = self.reader._replace(acknowledged=taken_by_now)
             self.clock.advance(1.0)
 
     def test_nothing_taken(self) -> None:
-        """It is given up, once, when nothing was taken for so long, or a fifth more."""
+        """It is given up, once, when nothing was taken for so long, or a tenth more."""
         for begin in range(1, 120, 7):
             self.setUp()
             self.pass_time(begin, taken=1)
@@ -51,6 +52,25 @@ class StallTests(SynchronousTestCase):
         """Who has nothing to take may be silent for ever."""
         self.waits = False
         self.pass_time(10 * PATIENCE)
+        self.assertEqual(self.stalled, [])
+
+    def test_no_answer(self) -> None:
+        """A host that answers nothing from one look to the next is gone, little as it was sent."""
+        self.waits = False
+        self.pass_time(50)
+        self.reader = Peer(UNANSWERED, 0, 0)
+        self.pass_time(PATIENCE)
+        (when,) = self.stalled
+        self.assertLessEqual(when - 50, 2 * PATIENCE / LOOKS)
+
+    def test_no_answer_for_a_while(self) -> None:
+        """A network that is away for less is none that has gone."""
+        self.waits = False
+        for _ in range(20):
+            self.reader = Peer(UNANSWERED, 0, 0)
+            self.pass_time(PATIENCE / LOOKS)
+            self.reader = Peer(0, 0, 0)
+            self.pass_time(PATIENCE / LOOKS)
         self.assertEqual(self.stalled, [])
 
     def test_late_reactor(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Any, Protocol
 
 from twisted.internet.abstract import isIPAddress
@@ -17,11 +19,13 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wsserver.errors import ConnectFailed
+from wsserver.peer import UNANSWERED
 
 Address = tuple[str, int]
 
@@ -87,6 +91,25 @@ class ServiceEnd(TwistedProtocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the service."""
         self._tcp.write(data)
+
+    def probe(self, interval: float, timeout: float) -> None:
+        """Have the kernel find out that the host of a silent service is gone (tcp(7)).
+
+        It is asked after ``interval`` seconds of silence, and has ``timeout`` seconds.
+        """
+        if not isinstance(self._tcp, Connection):
+            return
+        times = {
+            socket.TCP_KEEPIDLE: interval,
+            socket.TCP_KEEPINTVL: timeout / UNANSWERED,
+            socket.TCP_KEEPCNT: UNANSWERED,
+        }
+        # There are sockets that are no TCP: they have no host that could be gone.
+        with contextlib.suppress(OSError):
+            for option, value in times.items():
+                number = max(1, round(value))
+                self._tcp.getHandle().setsockopt(socket.IPPROTO_TCP, option, number)
+            self._tcp.setTcpKeepAlive(True)
 
     def close(self) -> None:
         """Send what is under way, then close."""

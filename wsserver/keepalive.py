@@ -14,10 +14,8 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wsserver.config import Deadlines
-from wsserver.peer import Peer, peer_of
+from wsserver.peer import UNANSWERED, Peer, peer_of
 
-#: So many requests of our kernel that nobody has answered mean that nobody is there.
-UNANSWERED = 3
 #: What a ping takes at most, with TLS, in bytes: more than that is data that was read.
 PING_SIZE = 256
 

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from wsserver.outlets import socket_below
 
+#: So many requests of our kernel that nobody has answered mean that nobody is there.
+UNANSWERED = 3
+
 
 class Peer(NamedTuple):
     """How far the other end's host has come."""

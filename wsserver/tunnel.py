@@ -143,6 +143,8 @@ class Tunnel(Handshake):
 
     def _join(self, service: ServiceEnd) -> None:
         self._service = service
+        deadlines = self.factory.deadlines
+        service.probe(deadlines.ping_interval, deadlines.ping_timeout)
         self.factory.opening.discard(self)
         if self._early:
             service.write(self._early)

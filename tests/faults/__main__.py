@@ -18,11 +18,11 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from tests.faults import rows_desk, rows_script, rows_server, rows_tunnel
+from tests.faults import rows_desk, rows_network, rows_script, rows_server, rows_tunnel
 from tests.faults.table import ROWS, Row
 from tests.faults.world import Control, Violation, World
 
-MODULES = [rows_script, rows_tunnel, rows_desk, rows_server]
+MODULES = [rows_script, rows_tunnel, rows_desk, rows_server, rows_network]
 #: How many faults are under way at one time; how many come between two looks at everything.
 AT_ONCE = 16
 BATCH = 100
@@ -66,7 +66,8 @@ class Run:
             await self.guarded("all", self.world.assert_clean(baseline, self.kept))
             await self.guarded("all", self.control.check())
             done = f"{start + len(rows[start : start + BATCH])} faults"
-            print(f"{done}, {len(self.violations)} violations", flush=True)
+            memory = f"{self.world.rss():.0f} MiB"
+            print(f"{done}, {len(self.violations)} violations, {memory}", flush=True)
 
     @property
     def kept(self) -> list[str]:

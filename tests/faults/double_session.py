@@ -103,7 +103,7 @@ class Double(RemoteServiceScript):
         return GARBAGE[int(self._options["n"])]
 
     def start_port(self) -> Any:
-        return "127.0.0.1", int(self._options["port"])
+        return self._options.get("host", "127.0.0.1"), int(self._options["port"])
 
     def start_rogue(self) -> Any:
         return self.wait_for_port(int(self._options["port"]), banner=b"RFB 003.", timeout=0.3)

@@ -90,7 +90,7 @@ async def release_at_any_time(world: World, rng: Random) -> None:
 @row(45)
 async def release_again_and_again(world: World, rng: Random) -> None:
     """Live and stopping: 200; unknown and ended: 404; nobody else is concerned."""
-    async with world.session("port", "Short", end="never", delay=1.5) as session:
+    async with world.session("port", "Short", end="never", delay=3) as session:
         await echoes(session, await session.connect())
         for _ in range(3):
             expect(await session.release(), 200)

@@ -184,7 +184,7 @@ async def many_starts(world: World, rng: Random) -> None:
         await world.status()
         slowest = max(slowest, time.monotonic() - began)
     await asyncio.gather(*starts)
-    if slowest > 2:
+    if slowest > 5:
         raise Violation("lag", f"the status took {slowest:.1f} s")
 
 

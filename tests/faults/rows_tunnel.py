@@ -242,10 +242,10 @@ async def client_vanishes(world: World, rng: Random) -> None:
                 await stuck
 
 
-STOPPED = """
+CLIENT = """
 import socket, sys
-sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-sock.sendall(bytes.fromhex(sys.argv[2]))
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+sock.sendall(bytes.fromhex(sys.argv[3]))
 seen = b""
 while b"hello" not in seen:
     more = sock.recv(4096)
@@ -256,19 +256,27 @@ sys.stdin.read()
 """
 
 
+async def client_process(
+    session: Session, host: str = "127.0.0.1", before: tuple[str, ...] = ()
+) -> asyncio.subprocess.Process:
+    """Start a client in a process of its own, behind the words ``before``; wait for an echo."""
+    words = (request(f"?token={session.token}") + frame(b"hello")).hex()
+    client = await asyncio.create_subprocess_exec(
+        *before, sys.executable, "-I", "-S", "-c", CLIENT, host, str(session.world.port), words,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert client.stdout is not None
+    if await client.stdout.readline() != b"open\n":
+        raise Violation("bytes", "no echo")
+    return client
+
+
 @row(32, weight=0.2)
 async def client_is_stopped(world: World, rng: Random) -> None:
     """A client that is stopped, so that its kernel alone answers: out by stall_timeout."""
     async with world.session("port") as session:
-        words = (request(f"?token={session.token}") + frame(b"hello")).hex()
-        client = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", STOPPED, str(world.port), words,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+        client = await client_process(session)
         try:
-            assert client.stdout is not None
-            if await client.stdout.readline() != b"open\n":
-                raise Violation("bytes", "no echo")
             os.kill(client.pid, signal.SIGSTOP)
             began = time.monotonic()
             await session.reached("", "stopping", patience=20)

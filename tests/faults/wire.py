@@ -73,7 +73,6 @@ class Browser:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.seen = bytearray()
-        self.answers_pings = True
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -130,8 +129,10 @@ class Browser:
                 with contextlib.suppress(OSError):
                     await self.send(payload, 8)
                 raise Gone(code)
-            if opcode == 9 and self.answers_pings:
-                await self.send(payload, 10)
+            if opcode == 9:
+                # A server that has closed meanwhile does not want it any more.
+                with contextlib.suppress(OSError):
+                    await self.send(payload, 10)
 
     async def rest(self) -> tuple[bytes, int | None]:
         """Return all that still comes, and the close code."""

@@ -167,7 +167,7 @@ class StatusPage(Element):
                 yield tag.clone().fillSlots(service=name, used=used, **_cells(reservation, first))
             if not mine:
                 yield tag.clone().fillSlots(
-                    **{"class": "first idle"},
+                    **{"class": "first idle" if offer.unavailable is None else "first unavailable"},
                     service=name,
                     used=used,
                     index="",

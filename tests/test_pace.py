@@ -49,6 +49,13 @@ class FloodTests(TunnelCase):
         """Fragments without a byte, which never make a message too long."""
         self.flood(frame(b"", 0, fin=False), first=frame(b"", 2, fin=False))
 
+    def test_empty_messages(self) -> None:
+        """A message may be empty, however often; as a tunnel carries bytes, that is nothing."""
+        self.begin()
+        self.browser_sends(frame(b"", 2) * (3 * MOST))
+        self.assertEqual(self.browser.take(), b"")
+        self.assertFalse(self.browser.disconnecting)
+
     def test_usual(self) -> None:
         """Who pings now and then goes on for ever."""
         self.begin()

@@ -216,9 +216,9 @@ class Tunnel(Handshake):
         self._is_decent()
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Of frames without a byte as well there may be few only."""
+        """Of fragments without a byte as well there may be few only: they never end."""
         super().onMessageFrameBegin(length)
-        if not length:
+        if not length and not self.current_frame.fin:
             self._is_decent()
 
     def _is_decent(self) -> bool:

@@ -13,7 +13,6 @@ from wsserver.admission import (
     check_reserve,
     check_start,
     check_unused,
-    party,
 )
 from wsserver.config import Limits
 from wsserver.errors import AtCapacity, TooMany
@@ -87,14 +86,6 @@ class VisitTests(SynchronousTestCase):
         self.assertTrue(admission.hears("192.0.2.1"))
         used = EXHAUSTED
         self.assertFalse(admission.hears("192.0.2.1"))
-
-    def test_party(self) -> None:
-        """The addresses of one IPv6 network are one client; an odd address is itself."""
-        self.assertEqual(party("2001:db8::1"), party("2001:db8::ffff:1:2:3"))
-        self.assertNotEqual(party("2001:db8::1"), party("2001:db8:0:1::1"))
-        self.assertEqual(party("fe80::1%eth0"), party("fe80::2%eth0"))
-        self.assertEqual(party("192.0.2.1"), "192.0.2.1")
-        self.assertEqual(party("a:pipe"), "a:pipe")
 
 
 class ReservationTests(SynchronousTestCase):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from ipaddress import ip_network
 from math import ceil
 
+from wsserver.addresses import party
 from wsserver.config import Limits
 from wsserver.errors import AtCapacity, TooMany
 from wsserver.lifecycle import Phase, Reservation
@@ -110,13 +110,3 @@ def check_start(limits: Limits, live: Sequence[Reservation]) -> None:
     starting = sum(1 for r in live if r.phase is Phase.STARTING)
     if limits.max_starting and starting >= limits.max_starting:
         raise AtCapacity("too many sessions are starting, try again", RETRY_START)
-
-
-def party(address: str) -> str:
-    """Return whom an address counts for: one IPv6 client has a whole network of them."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address

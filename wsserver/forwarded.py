@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+from wsserver.addresses import address_of
 
 #: How many hops of ``X-Forwarded-For`` are followed at most.
 MAX_HOPS = 32
@@ -81,16 +82,9 @@ class Proxies:
         return value.rpartition(",")[2].strip()
 
 
-@lru_cache(1024)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """Return an address, without its port; None where it is none."""
     found = _HOP.fullmatch(text)
     if found is None:
         return None
-    try:
-        address = ip_address(found["v6"] or found["v4"] or found["bare"])
-    except ValueError:
-        return None
-    # A socket that takes both kinds names IPv4 clients so.
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return address_of(found["v6"] or found["v4"] or found["bare"])

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 
+from wsserver.addresses import is_loopback
+
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class Logins(BaseModel):
@@ -87,6 +88,6 @@ def _jwt_problems(logins: Logins) -> Iterator[str]:
     ):
         yield "settings.jwt_audience: needs jwt_keys or jwt_secret_file"
     url = urlsplit(logins.jwt_keys_url or "https://none")
-    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
         # Who can change the answer can log in as anybody.
         yield "settings.jwt_keys: must be https, or http on this machine"

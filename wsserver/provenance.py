@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from twisted.web.http import Request
 
+from wsserver.addresses import is_loopback
 from wsserver.forwarded import Proxies
 from wsserver.hosts import Hosts
 from wsserver.identity import Credentials
@@ -37,10 +37,9 @@ def check_host(request: Request, hosts: Hosts, proxies: Proxies) -> None:
 
 def is_local(request: Request, proxies: Proxies) -> bool:
     """Tell whether a request comes from this machine, and not through a proxy."""
-    # In its usual form, which an IPv4 address on an IPv6 socket has not.
-    peer = proxies.client(request.client.host, None)
+    peer = request.client.host
     named = any(header(request, name) for name in ("forwarded", "x-forwarded-for"))
-    return ip_address(peer).is_loopback and not named and not proxies.trusts(peer)
+    return is_loopback(peer) and not named and not proxies.trusts(peer)
 
 
 def shown_by(request: Request, security_token: str | None = None) -> Credentials:

@@ -221,9 +221,8 @@ def make_doorkeeper(
     desk: Desk, *sources: Source, secret: str | None = None, bind_user: bool = False
 ) -> Doorkeeper:
     """Return a doorkeeper who knows these sources, and the security token if there is one."""
-    failures = Failures(lambda: 0.0)
-    token = [] if secret is None else [SecurityToken(secret, failures)]
-    return Doorkeeper(desk, Identity([*token, *sources], failures), bind_user)
+    token = [] if secret is None else [SecurityToken(secret, Failures(lambda: 0.0))]
+    return Doorkeeper(desk, Identity([*token, *sources]), bind_user)
 
 
 class FakeInstance:

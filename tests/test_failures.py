@@ -12,17 +12,17 @@ from wsserver.failures import MAX_ADDRESSES, Failures
 class FailuresTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.told: list[str] = []
-        self.failures = Failures(self.clock.seconds, 5, 300.0, self.told.append)
+        self.told: list[tuple[str, str]] = []
+        self.failures = Failures(self.clock.seconds, 5, 300.0, lambda *told: self.told.append(told))
 
-    def fail(self, address: str, times: int = 5) -> None:
+    def fail(self, address: str, times: int = 5, kind: str = "password") -> None:
         for _ in range(times):
-            self.failures.note(address)
+            self.failures.note(address, kind)
 
-    def refused(self, address: str) -> int | None:
+    def refused(self, address: str, kind: str = "password") -> int | None:
         """Return how long an address has to wait, None where it need not."""
         try:
-            self.failures.check(address)
+            self.failures.check(address, kind)
         except TooManyFailures as error:
             self.assertEqual((error.http_status, error.close_code), (429, 4429))
             return error.retry_after
@@ -44,7 +44,7 @@ class FailuresTests(SynchronousTestCase):
         self.fail("192.0.2.1", 4)
         self.assertEqual(self.told, [])
         self.fail("192.0.2.1", 10)
-        self.assertEqual(self.told, ["192.0.2.1"])
+        self.assertEqual(self.told, [("192.0.2.1", "password")])
         self.clock.advance(300)
         self.fail("192.0.2.1")
         self.assertEqual(len(self.told), 2)
@@ -53,6 +53,12 @@ class FailuresTests(SynchronousTestCase):
         """Another address is not concerned."""
         self.fail("192.0.2.1")
         self.assertIsNone(self.refused("192.0.2.2"))
+
+    def test_kinds(self) -> None:
+        """What was wrong of one kind shuts nobody out of another."""
+        self.fail("192.0.2.1", kind="security_token")
+        self.assertIsNotNone(self.refused("192.0.2.1", "security_token"))
+        self.assertIsNone(self.refused("192.0.2.1", "password"))
 
     def test_forgiven(self) -> None:
         """Failures long ago do not count."""
@@ -77,7 +83,7 @@ class FailuresTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """However many addresses fail, few are remembered, the latest of them."""
         for number in range(MAX_ADDRESSES + 100):
-            self.failures.note(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+            self.fail(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)
         self.assertEqual(len(self.failures), MAX_ADDRESSES)
         self.fail("10.0.0.1", 4)
         self.assertIsNone(self.refused("10.0.0.1"))
@@ -86,5 +92,5 @@ class FailuresTests(SynchronousTestCase):
         self.fail(address, 4)
         self.assertIsNotNone(self.refused(address))
         self.clock.advance(300)
-        self.failures.note("192.0.2.1")
+        self.fail("192.0.2.1", 1)
         self.assertEqual(len(self.failures), 1)

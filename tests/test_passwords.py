@@ -37,7 +37,7 @@ class PasswordsTests(SynchronousTestCase):
         groups.write_text("staff: alice")
         files = UserFiles(str(self.htpasswd), str(groups))
         self.source = Passwords(files, self.threads.run, self.clock, self.failures)
-        self.identity = Identity([self.source], self.failures)
+        self.identity = Identity([self.source])
 
     def ask(self, given: Credentials) -> Deferred[Caller]:
         return Deferred.fromCoroutine(self.identity.caller(given))
@@ -111,6 +111,16 @@ class PasswordsTests(SynchronousTestCase):
             self.failureResultOf(result, Unauthorized if number < 5 else TooManyFailures)
         self.failureResultOf(self.ask(basic()), TooManyFailures)
         self.assertEqual(self.log_in(basic(peer="192.0.2.2")).user, "alice")
+
+    def test_network(self) -> None:
+        """All addresses of one IPv6 site stand in one line: sixty guesses are five."""
+        asked = [self.ask(basic(password=f"guess{n}", peer=f"2001:db8::{n:x}")) for n in range(60)]
+        while self.threads.jobs:
+            self.assertEqual(len(self.threads.jobs), 1)
+            self.threads.finish()
+        refused = [self.failureResultOf(result).type for result in asked]
+        self.assertEqual((refused.count(Unauthorized), refused.count(TooManyFailures)), (5, 55))
+        self.assertEqual(self.source._lines, {})
 
     def test_same_at_once(self) -> None:
         """A page that asks many things at once costs one hash."""

@@ -83,7 +83,7 @@ class SourcesTests(TestCase):
                 with self.assertRaises(Unauthorized):
                     await self.caller(Authorization="Bearer wrong")
         lines = [formatEvent(event) for event in events]
-        self.assertEqual(lines, ["10.0.0.1 waits 300 s: too many wrong secrets"])
+        self.assertEqual(lines, ["10.0.0.1 waits 300 s: too many wrong secrets (bearer)"])
         with self.assertRaises(TooManyFailures):
             await self.caller(Authorization="Bearer sesame")
         # A reload pardons nobody.

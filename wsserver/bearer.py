@@ -1,6 +1,7 @@
 """JSON Web Tokens (RFC 7519) as bearer tokens (RFC 6750): what OpenID Connect hands out.
 
-PyJWT verifies; here is which key, what must be in the token, and who that is.
+PyJWT verifies; here is which key, what must be in the token, and who that is.  Nobody can
+guess a signature, so wrong ones are not counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import jwt
 
 from wsserver.access import Caller
 from wsserver.errors import BadRequest, Unauthorized, Unavailable, WSServerError
-from wsserver.failures import Failures
 from wsserver.identity import Credentials, checked_name
 from wsserver.jwks import Key
 
@@ -55,10 +55,9 @@ class BearerTokens:
 
     challenge = "Bearer"
 
-    def __init__(self, keys: Sequence[Keys], rules: Rules, failures: Failures) -> None:
+    def __init__(self, keys: Sequence[Keys], rules: Rules) -> None:
         self._keys = keys
         self._rules = rules
-        self._failures = failures
 
     async def identify(self, shown: Credentials) -> Caller | None:
         """Return the user of a token."""
@@ -68,8 +67,6 @@ class BearerTokens:
         try:
             return self._user(self._verified(token, await self._candidates(token)))
         except (jwt.DecodeError, RecursionError, OverflowError):
-            # That may have been a guess; a token that has expired is none.
-            self._failures.note(shown.client)
             raise Unauthorized("that is no token of a known signer") from None
         except jwt.PyJWTError as error:
             raise Unauthorized(f"the token is refused: {error}") from None

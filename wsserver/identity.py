@@ -17,6 +17,9 @@ from wsserver.failures import Failures
 #: The longest name of a user or a group.
 MAX_NAME = 256
 
+#: How a signed token looks (RFC 7515, section 3.1).
+_SIGNED = re.compile(r"[\w-]+\.[\w-]*\.[\w-]*", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -47,11 +50,6 @@ class Credentials:
         given, _, rest = (self.header("Authorization") or "").partition(" ")
         return rest.strip() if given.lower() == scheme else None
 
-    @property
-    def secret(self) -> bool:
-        """Whether there is a secret that may be wrong."""
-        return self.security_token is not None or self.header("Authorization") is not None
-
 
 class Source(Protocol):
     """One way to tell who sends a request."""
@@ -63,7 +61,8 @@ class Source(Protocol):
     async def identify(self, shown: Credentials) -> Caller | None:
         """Return who that is, or None where nothing is shown for this source.
 
-        Raises Unauthorized for what is wrong, after it has noted the failure.
+        Raises Unauthorized for what is wrong, after it has noted the failure, and
+        TooManyFailures for whatever is shown once there are too many.
         """
 
 
@@ -73,26 +72,28 @@ class Identity:
     So what is shown and wrong is refused, whatever else is shown.
     """
 
-    def __init__(self, sources: Iterable[Source], failures: Failures) -> None:
+    def __init__(self, sources: Iterable[Source]) -> None:
         self.sources = list(sources)
-        self._failures = failures
 
     @property
     def challenges(self) -> list[str]:
         """The values of ``WWW-Authenticate``, each once."""
         return list(dict.fromkeys(source.challenge for source in self.sources))
 
+    @property
+    def knows_users(self) -> bool:
+        """Whether users can show who they are, and not the trusted application alone."""
+        return any(not isinstance(source, SecurityToken) for source in self.sources)
+
     async def caller(self, shown: Credentials) -> Caller:
         """Return who sends a request.
 
         Raises:
             Unauthorized: a source is configured, and nothing right is shown.
-            TooManyFailures: too much that was wrong came from that address.
+            TooManyFailures: too much of that kind was wrong that came from that address.
         """
         if not self.sources:
             return ANYBODY
-        if shown.secret:
-            self._failures.check(shown.client)
         for source in self.sources:
             caller = await source.identify(shown)
             if caller is not None:
@@ -103,7 +104,8 @@ class Identity:
 class SecurityToken:
     """The secret of a trusted application, in the query or as a bearer token (contract.md).
 
-    Where bearer tokens of others are taken as well, it is not ``alone``.
+    Where signed tokens are taken as well, it is not ``alone``, and leaves what looks like
+    one to them.
     """
 
     challenge = "Bearer"
@@ -115,16 +117,18 @@ class SecurityToken:
 
     async def identify(self, shown: Credentials) -> Caller | None:
         """Return the application, if it is."""
-        given, alone = shown.security_token, True
+        given, kind = shown.security_token, "security_token"
         if given is None:
-            given, alone = shown.authorization("bearer"), self._alone
+            given, kind = shown.authorization("bearer"), "bearer"
         if given is None:
             return None
-        if same_digest(digest(given), self._digest):
+        right = same_digest(digest(given), self._digest)
+        if kind == "bearer" and not (right or self._alone) and _SIGNED.fullmatch(given):
+            return None
+        self._failures.check(shown.client, kind)
+        if right:
             return APPLICATION
-        if not alone:
-            return None
-        self._failures.note(shown.client)
+        self._failures.note(shown.client, kind)
         raise Unauthorized("wrong security token")
 
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from wsserver.access import Caller
+from wsserver.addresses import party
 from wsserver.errors import BadRequest, TooManyFailures, Unauthorized
 from wsserver.failures import Failures
 from wsserver.htpasswd import UserFiles
@@ -24,6 +25,8 @@ MAX_MEMORY = 1000
 #: The most requests of one address, and of all, that wait for their password to be hashed.
 MAX_LINE = 16
 MAX_WAITING = 200
+
+_KIND = "password"
 
 
 class Passwords:
@@ -56,6 +59,7 @@ class Passwords:
         given = shown.authorization("basic")
         if given is None:
             return None
+        self._failures.check(shown.client, _KIND)
         user, password = _user_and_password(given)
         key = hmac.digest(self._key, f"{user}\0".encode() + password, "sha256")
         return self._known(key) or await self._in_line(shown.client, key, user, password)
@@ -64,7 +68,7 @@ class Passwords:
         """Check when it is the turn of this request."""
         if self._waiting >= MAX_WAITING:
             raise TooManyFailures(1)
-        line = self._lines.setdefault(address, DeferredLock())
+        line = self._lines.setdefault(party(address), DeferredLock())
         if len(line.waiting) >= MAX_LINE:
             raise TooManyFailures(1)
         self._waiting += 1
@@ -73,14 +77,14 @@ class Passwords:
                 # The one before may have been the same, or one too many.
                 caller = self._known(key)
                 if caller is None:
-                    self._failures.check(address)
+                    self._failures.check(address, _KIND)
                     caller = await self._check(address, key, user, password)
                 return caller
         finally:
             # Also where the client has hung up in the line.
             self._waiting -= 1
             if not line.locked:
-                self._lines.pop(address, None)
+                self._lines.pop(party(address), None)
 
     async def _check(self, address: str, key: bytes, user: str, password: bytes) -> Caller:
         def job() -> Caller | None:
@@ -91,7 +95,7 @@ class Passwords:
 
         caller = await self._in_thread(job)
         if caller is None:
-            self._failures.note(address)
+            self._failures.note(address, _KIND)
             raise Unauthorized("wrong user name or password")
         self._right[key] = caller, self._clock.seconds() + MEMORY
         if len(self._right) > MAX_MEMORY:

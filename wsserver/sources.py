@@ -104,7 +104,7 @@ class Sources(Service):
 
     def identity(self, files: Files) -> Identity:
         """Return the sources of the settings with what is in these files."""
-        return Identity(self._sources(files), self._failures)
+        return Identity(self._sources(files))
 
     def _sources(self, files: Files) -> Iterator[Source]:
         """Yield every source: who shows a secret is who that says, whatever a proxy adds."""
@@ -114,16 +114,20 @@ class Sources(Service):
         if settings.security_token is not None:
             yield SecurityToken(settings.security_token, failures, alone=not keys)
         if keys:
-            yield BearerTokens(keys, _rules(settings), failures)
+            yield BearerTokens(keys, _rules(settings))
         if files.users is not None:
             yield Passwords(files.users, self._in_thread, self._reactor, failures)
         if settings.user_header is not None:
             trusts = self._proxies.trusts
             yield ProxyHeaders(trusts, settings.user_header, settings.groups_header)
 
-    def _shut_out(self, address: str) -> None:
-        wait = self._settings.failure_memory
-        _log.warn("{address} waits {wait:g} s: too many wrong secrets", address=address, wait=wait)
+    def _shut_out(self, address: str, kind: str) -> None:
+        _log.warn(
+            "{address} waits {wait:g} s: too many wrong secrets ({kind})",
+            address=address,
+            wait=self._settings.failure_memory,
+            kind=kind,
+        )
 
     def _in_thread(self, job: Callable[[], T]) -> Any:
         if self._threads is None:

@@ -50,6 +50,21 @@ class DoorkeeperTests(SynchronousTestCase):
         for headers in ({}, {"X_Caller": "bob"}):
             self.assertIsNone(self.answer(self.bound, self.keeper(bind_user=False), **headers))
 
+    def test_guest(self) -> None:
+        """Without a token users show who they are, where they can; the rest need not."""
+        for keeper, headers, refused in (
+            (self.keeper(bind_user=False), {}, True),
+            (self.keeper(bind_user=False), {"X_Caller": "wrong"}, True),
+            (self.keeper(bind_user=False), {"X_Caller": "bob"}, False),
+            (make_doorkeeper(self.desk, secret="sesame"), {}, False),
+            (make_doorkeeper(self.desk), {}, False),
+        ):
+            checked = Deferred.fromCoroutine(keeper.check_guest(shown(**headers)))
+            if refused:
+                self.failureResultOf(checked, Unauthorized)
+            else:
+                self.successResultOf(checked)
+
     def test_unknown(self) -> None:
         """An unknown token is unknown, whoever asks."""
         for bind in (True, False):

@@ -866,6 +866,21 @@ class BoundTests(TunnelCase):
         self.assertIn("\r\nWWW-Authenticate: Test\r\n", answer)
         self.assertEqual(self.joins, [])
 
+    def test_fixed_host(self) -> None:
+        """Where users show who they are, they do so for the fixed host as well."""
+        for caller, status in ((None, b"401"), (Caller(user="alice"), b"101")):
+            self.factory = self.make(basic=("vnc", 5901))
+            self.dial(request())
+            self.assertEqual((self.browser.take(), self.factory.tunnels), (b"", set()))
+            self.source.answer(caller)
+            self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 " + status))
+
+    def test_no_fixed_host(self) -> None:
+        """Where there is no such host nobody is asked: a token is needed."""
+        self.dial(request())
+        self.assertTrue(self.browser.take().startswith(b"HTTP/1.1 400 "))
+        self.assertEqual(self.source.asked, [])
+
     def test_of_nobody(self) -> None:
         """A token that is nobody's opens at once."""
         self.ask(user=None)

@@ -30,6 +30,15 @@ class Doorkeeper:
         Deferred.fromCoroutine(self.identity.caller(shown)).chainDeferred(told)
         return told
 
+    async def check_guest(self, shown: Credentials) -> None:
+        """Let in who comes without a token: where users can show who they are, they must.
+
+        The security token alone asks nobody, as no browser could show it (contract.md,
+        "Websocket").  Raises what ``caller`` raises.
+        """
+        if self.identity.knows_users:
+            await self.caller(shown)
+
     async def check_holder(self, token: str, shown: Credentials) -> None:
         """Let in who may use a token.
 

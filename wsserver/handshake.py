@@ -58,8 +58,7 @@ class Handshake(WebSocketServerProtocol):
             self._check_host(request.headers)
             self.factory.origins.check_websocket(self._asked(request.headers))
             token, socket_name = _query(self.http_request_uri)
-            if token is not None and self.factory.doorkeeper is not None:
-                await self.factory.doorkeeper.check_holder(token, self._shown(request.headers))
+            await self._ask(token, self._shown(request.headers))
             self.claim(token, socket_name)
         except CancelledError:
             # Nobody is there any more to read it.
@@ -73,6 +72,16 @@ class Handshake(WebSocketServerProtocol):
             raise ConnectionDeny(500, "internal error") from error
         log_request(self.client, "GET", self.http_request_uri, 101, 0)
         return "binary" if "binary" in request.protocols else None
+
+    async def _ask(self, token: str | None, shown: Credentials) -> None:
+        """Let in who may use a token, or the fixed host; raise a WSServerError for others."""
+        doorkeeper = self.factory.doorkeeper
+        if doorkeeper is None:
+            return
+        if token is not None:
+            await doorkeeper.check_holder(token, shown)
+        elif self.factory.basic is not None:
+            await doorkeeper.check_guest(shown)
 
     def _admit(self, headers: Mapping[str, str]) -> None:
         """Count the websocket; raise TooMany or AtCapacity where it is one too many."""

@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wires import DONE, SocketWire
+from wsserver.addresses import is_loopback
 from wsserver.admission import EXHAUSTED, SCARCE, Admission
 from wsserver.arrivals import Arrivals, refusal_of
 from wsserver.errors import AtCapacity, TooMany
@@ -202,6 +203,19 @@ class ProxyHeaderTests(DoorCase):
             wire.feed(HEADER)
             self.assertEqual(self.behind.made[-1].data, HEADER)
             self.assertEqual(wire.getPeer().host, "127.0.0.1")
+
+    def test_not_to_be_trusted(self) -> None:
+        """Who is named with the address of a proxy, or of this machine, is neither."""
+        for named in (b"127.0.0.1", b"127.0.0.9", b"10.0.0.1"):
+            proxies = Proxies(["127.0.0.1", "10.0.0.0/8"])
+            wire = self.come(self.door("127.0.0.1", "10.0.0.0/8", speaking=True))
+            wire.feed(HEADER.replace(b"203.0.113.7", named))
+            host = wire.getPeer().host
+            self.assertEqual(host, f"{named.decode()}@127.0.0.1")
+            self.assertFalse(proxies.trusts(host) or is_loopback(host))
+            self.assertEqual(proxies.client(host, "192.0.2.1"), host)
+            self.assertEqual(self.admission.visits(), 1)
+            wire.lose()
 
     def test_own_connection(self) -> None:
         """A connection of the proxy's own is the proxy's."""

@@ -14,11 +14,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from wsserver.addresses import is_loopback
 from wsserver.admission import Admission
 from wsserver.errors import WSServerError
 from wsserver.forwarded import Proxies
 from wsserver.outlets import socket_below
-from wsserver.preamble import preamble
+from wsserver.preamble import Client, preamble
 
 _log = Logger(namespace="wsserver.arrivals")
 
@@ -64,6 +65,16 @@ class Arrivals:
     def expects_header(self, peer: Any) -> bool:
         """Tell whether a connection begins with a PROXY header."""
         return self._speaking and self._proxies.trusts(peer.host)
+
+    def named(self, client: Client, proxy: Any) -> Client:
+        """Return who is behind a proxy, as everybody here may take it.
+
+        Whom it names is never a proxy of ours whose word is believed, nor this machine: with
+        such an address they get the name of both, which is no address.
+        """
+        if not (self._proxies.trusts(client.host) or is_loopback(client.host)):
+            return client
+        return type(client)("TCP", f"{client.host}@{proxy.host}", client.port)
 
     def count(self, transport: Any, client: Any) -> None:
         """Count a connection until it is gone, and note where it is one too many."""
@@ -117,9 +128,12 @@ class Arrival(Protocol):
             return
         self._cancel()
         client, rest = found
-        if client is not None:
-            self.transport.getPeer = lambda: client
-        self._enter(client or peer, rest)
+        if client is None:
+            self._enter(peer, rest)
+            return
+        client = self._door.named(client, peer)
+        self.transport.getPeer = lambda: client
+        self._enter(client, rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone before anybody was known."""

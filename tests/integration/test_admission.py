@@ -328,14 +328,15 @@ class ProxyTests(SynchronousTestCase):
                 client.send(b"through HAProxy")
                 self.assertEqual(client.recv(), b"through HAProxy")
                 (instance,) = fetch(f"{base}/v1/status").json()[0]["instances"]
-                self.assertEqual(instance["client"], "127.0.0.9")
+                # By loopback it came to HAProxy, and not to us.
+                self.assertEqual(instance["client"], "127.0.0.9@127.0.0.1")
             until(lambda base=base: not fetch(f"{base}/v1/status").json()[0]["instances"])
         # Who is no listed proxy connects plainly, and is not believed.
         lie = b"PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n"
         self.assertEqual(ask(server.http_port, data=lie + GET, address="127.0.0.3"), b"")
         self.assertIn(b" 200 OK", ask(server.http_port, secure=True, address="127.0.0.3"))
         server.stop()
-        self.assertRegex(server.log, r"127\.0\.0\.9 GET /websockify\?token=\*\*\* 101")
+        self.assertRegex(server.log, r"127\.0\.0\.9@127\.0\.0\.1 GET /websockify\?token=\*\*\* 101")
         self.assertRegex(server.log, r"127\.0\.0\.3 GET /v1/services 200")
         self.assertNotIn("203.0.113.7", server.log)
 

@@ -57,6 +57,7 @@ class RuleTests(SynchronousTestCase):
     def test_open_tunnel(self) -> None:
         here = case(client_port=5900, **HERE)
         safe = [case(**ALL), case(client_port=5900), here]
+        safe.append(case(client_port=5900, htpasswd="users", **ALL))
         self.check(rules.open_tunnel, [case(client_port=5900, **ALL)], safe)
 
     def test_no_tls(self) -> None:
@@ -109,6 +110,18 @@ class RuleTests(SynchronousTestCase):
              case(http_directory=".", settings="settings.toml")],
             [case(http_directory="/srv/www", key="/srv/key.pem", cert="/srv/cert.pem"),
              case(http_directory="/srv/www"), case(settings="/srv/www/settings.toml")],
+        )  # fmt: skip
+
+    def test_bound_to_nobody(self) -> None:
+        application = {"security_token": LONG, "act_for_users": True, "bind_user": True}
+        tokens = {"jwt_secret_file": "secret", "bind_user": True}
+        header = {"trusted_proxies": ["10.0.0.1"], "user_header": "X-User"}
+        self.check(
+            rules.bound_to_nobody,
+            [case(**application), case(**tokens), case(**{**application, **tokens})],
+            [case(**{**application, "act_for_users": False}), case(**application, htpasswd="users"),
+             case(**application, **header), case(**tokens, trusted_proxies=["10.0.0.1"]),
+             case(**{**application, "bind_user": False})],
         )  # fmt: skip
 
     def test_silent_websockets(self) -> None:

@@ -55,6 +55,11 @@ class LoginsTests(SynchronousTestCase):
             ({**PROXY, "user_header": "X User"}, "user_header: must be the name"),
             ({**PROXY, "user_header": "Authorization"}, "user_header: must be a header that"),
             ({**PROXY, "groups_header": "cookie"}, "groups_header: must be a header that"),
+            ({**PROXY, "trusted_proxies": ["0.0.0.0/0"]}, "trusted_proxies: with 0.0.0.0/0 every"),
+            (
+                {**PROXY, "trusted_proxies": ["10.0.0.1", "::/0"]},
+                "trusted_proxies: with ::/0 every",
+            ),
             ({"groups_header": "X-Groups"}, "groups_header: needs user_header"),
             ({"jwt_keys": "keys.json"}, "jwt_keys: needs jwt_audience"),
             ({"jwt_audience": "x"}, "jwt_audience: needs jwt_keys"),

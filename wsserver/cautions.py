@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import PurePath
 
+from wsserver.addresses import is_loopback
 from wsserver.config import ServiceSpec, Settings
 from wsserver.origins import ANY
 
@@ -28,11 +29,7 @@ class Case:
     @property
     def public(self) -> bool:
         """Whether others than this machine reach the ports."""
-        interface = self.settings.address
-        try:
-            return not (interface == "localhost" or ip_address(interface).is_loopback)
-        except ValueError:
-            return True
+        return not is_loopback(self.settings.address)
 
     @property
     def guarded(self) -> bool:
@@ -56,7 +53,7 @@ def open_rest(case: Case) -> Iterator[str]:
 
 def open_tunnel(case: Case) -> Iterator[str]:
     """Everybody in the network reaches the fixed host."""
-    if case.public and case.settings.client_port is not None:
+    if case.public and case.settings.client_port is not None and not case.settings.known_users:
         yield (
             f"everybody who reaches the websocket port is tunnelled to port "
             f"{case.settings.client_port} of {case.settings.client_hostname}: that must ask for a "
@@ -169,6 +166,19 @@ def silent_websockets(case: Case) -> Iterator[str]:
         )
 
 
+def bound_to_nobody(case: Case) -> Iterator[str]:
+    """A browser shows no token with a websocket; a proxy may add it."""
+    settings = case.settings
+    made = settings.known_users or settings.act_for_users
+    shown = settings.htpasswd or settings.user_header
+    added = (settings.jwt_keys or settings.jwt_secret_file) and settings.trusted_proxies
+    if settings.bind_user and made and not (shown or added):
+        yield (
+            "no browser can open what bind_user binds, as users have no way to show who they are "
+            "with a websocket: set htpasswd or user_header (docs/identity.md)"
+        )
+
+
 Rule = Callable[[Case], Iterable[str]]
 
 RULES: Sequence[Rule] = (
@@ -185,4 +195,5 @@ RULES: Sequence[Rule] = (
     everybody_a_proxy,
     served_secrets,
     silent_websockets,
+    bound_to_nobody,
 )

@@ -11,13 +11,13 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from wsserver.errors import ConfigError
-from wsserver.forwarded import Proxies
 from wsserver.hosts import Hosts
 from wsserver.logins import Logins, login_problems
 from wsserver.options import Rule, resolve
@@ -441,9 +441,12 @@ def _setting_problems(settings: Settings) -> Iterable[str]:
         yield "settings.http_port: -1 leaves nothing to listen on; give a ws_port"
     for network in settings.trusted_proxies:
         try:
-            Proxies([network])
+            everybody = ip_network(network).prefixlen == 0
         except ValueError as error:
             yield f"settings.trusted_proxies: {error}"
+            continue
+        if everybody and settings.user_header:
+            yield f"settings.trusted_proxies: with {network} everybody is whatever user they say"
     if settings.proxy_protocol and not settings.trusted_proxies:
         yield "settings.proxy_protocol: needs trusted_proxies, which may speak it"
     if any(count < 1 for _, count in settings.local_session):

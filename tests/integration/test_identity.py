@@ -14,16 +14,24 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bcrypt
 import psutil
 from playwright.sync_api import Page
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
-from tests.integration.parts import Server, fetch, folder, free_port, until
+from tests.integration.parts import (
+    ROOT,
+    Server,
+    certificate,
+    connect,
+    fetch,
+    folder,
+    free_port,
+    until,
+)
 from tests.integration.test_browser import BrowserCase
 from tests.signers import (
     AUDIENCE,
@@ -193,6 +201,20 @@ class BoundTests(IdentityCase):
         made = self.reserve(server.http, **ALICE)
         self.assertEqual(fetch(f"{server.http}/v1/release/{made}", "POST", **ALICE).status, 200)
 
+    def test_fixed_host(self) -> None:
+        """Where users log in, a tunnel without token is for them alone."""
+        with socket.create_server(("127.0.0.1", 0)) as host:
+            port = host.getsockname()[1]
+            for own_port in ([], [free_port()]):
+                server = self.start(*self.passwords(), "--client_port", port, *own_port)
+                self.assertEqual(self.echoed(server.ws), "401")
+                self.assertEqual(self.echoed(server.ws, **basic("alice", "wrong")), "401")
+                with connect(server.ws, additional_headers=BOB) as browser:
+                    peer, _ = host.accept()
+                    with peer:
+                        browser.send(b"hello")
+                        self.assertEqual(peer.recv(5), b"hello")
+
     def test_application(self) -> None:
         """The trusted application acts for a user, and does what it wants."""
         server = self.start(
@@ -247,11 +269,21 @@ class GuessingTests(IdentityCase):
         grown = process.memory_info().rss - before
         self.assertLess(grown, 4 * 1024 * 1024)
         # Not even the right one, from there; at once from anywhere else.
-        self.assertEqual(self.ask("127.0.0.2", 1, bearer(SESAME)), {429: 1})
+        self.assertEqual(self.ask("127.0.0.3", 1, bearer(SESAME)), {429: 1})
+        self.assertEqual(self.ask("127.0.0.2", 1, ALICE), {429: 1})
         began = time.monotonic()
         self.assertEqual(self.ask("127.0.0.10", 1, bearer(SESAME)), {200: 1})
         self.assertLess(time.monotonic() - began, 1)
         self.assertEqual(self.ask("127.0.0.10", 1, ALICE), {200: 1})
+
+    def test_kinds(self) -> None:
+        """Images of a foreign page with a wrong secret lock their visitor out of no login."""
+        self.server = self.start(*self.passwords(), "--security_token", SESAME)
+        image = f"{self.server.http}/v1/stop?security_token=x"
+        statuses = [fetch(image, **{"Sec-Fetch-Site": "cross-site"}).status for _ in range(7)]
+        self.assertEqual(statuses, 5 * [401] + 2 * [429])
+        for right in (ALICE, bearer(SESAME)):
+            self.assertEqual(self.ask("127.0.0.1", 1, right), {200: 1})
 
     def test_at_once(self) -> None:
         """Many guesses at one time are no faster than one after the other."""
@@ -270,10 +302,6 @@ class GuessingTests(IdentityCase):
 
 
 NGINX = """
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{}}
-http {{
-  access_log off; {temporary}
   map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
   # Whoever the proxy has asked: here, as it stands in a header of the test.
   server {{
@@ -291,7 +319,6 @@ http {{
       proxy_pass http://127.0.0.1:{backend};
     }}
   }}
-}}
 """
 
 
@@ -305,20 +332,22 @@ class ProxyCase(IdentityCase):
     ) -> str:
         """Start nginx in front of a server; return its address."""
         port = free_port()
+        site = NGINX.format(
+            port=port, source=PROXY, backend=server.http_port, user=user, groups=groups
+        )
+        self.run_nginx(site, port)
+        return f"http://localhost:{port}"
+
+    def run_nginx(self, site: str, port: int) -> None:
+        """Run nginx with a site until the end of the test."""
         names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{n}_temp_path {self.folder}/{n};" for n in names)
+        log = str(self.folder / "error.log")
         conf = self.file(
             "nginx.conf",
-            NGINX.format(
-                folder=self.folder,
-                temporary="".join(f"{n}_temp_path {self.folder}/{n};" for n in names),
-                port=port,
-                source=PROXY,
-                backend=server.http_port,
-                user=user,
-                groups=groups,
-            ),
+            f"daemon off; pid {self.folder}/pid; error_log {log}; events {{}}\n"
+            f"http {{ access_log off; {temporary} {site} }}\n",
         )
-        log = str(self.folder / "error.log")
         nginx = subprocess.Popen(["nginx", "-e", log, "-c", str(conf)])
         self.addCleanup(nginx.wait)
         self.addCleanup(nginx.terminate)
@@ -328,7 +357,6 @@ class ProxyCase(IdentityCase):
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
         until(listens)
-        return f"http://localhost:{port}"
 
 
 class ProxyTests(ProxyCase):
@@ -368,6 +396,108 @@ class ProxyTests(ProxyCase):
         with contextlib.closing(link):
             link.request("GET", "/v1/services", headers=bearer(SESAME))
             self.assertEqual(link.getresponse().status, 200)
+
+
+class Gate:
+    """What oauth2-proxy answers: to whom a cookie names, and by a page to log in."""
+
+    def __init__(self) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                who = (self.headers["Cookie"] or "").removeprefix("who=")
+                asked = self.path == "/oauth2/auth"
+                self.send_response(202 if asked and who else 401 if asked else 403)
+                if asked and who:
+                    self.send_header("X-Auth-Request-Email", who)
+                    if who == "alice":
+                        self.send_header("X-Auth-Request-Groups", "guests,staff")
+                body = b"" if asked else b"please log in"
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Gate]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+
+class LoginSiteTests(ProxyCase):
+    """The shipped etc/nginx-login.conf, as it is, and with the other login of docs/identity.md."""
+
+    forged: ClassVar = {"X-Remote-User": "alice", "X-Remote-Groups": "staff"}
+
+    def site(self, *changes: tuple[str, str]) -> tuple[Server, str]:
+        """Start a server behind the site; return both."""
+        headers = ["--user_header", "X-Remote-User", "--groups_header", "X-Remote-Groups"]
+        server = self.start(*headers, "--trusted_proxies", "127.0.0.2", "--bind_user")
+        cert, key = certificate(self.folder)
+        # The workers of nginx, which read the passwords, are of another user.
+        self.folder.chmod(0o711)
+        port = free_port()
+        site = (ROOT / "etc" / "nginx-login.conf").read_text()
+        for old, new in (
+            *changes,
+            ("listen 443", f"listen 127.0.0.1:{port}"),
+            ("127.0.0.1:9090", f"127.0.0.1:{server.http_port}"),
+            ("/etc/ssl/certs/desktops.pem", str(cert)),
+            ("/etc/ssl/private/desktops.key", str(key)),
+        ):
+            self.assertEqual(site.count(old), 1, old)
+            site = site.replace(old, new)
+        self.run_nginx(site, port)
+        return server, f"https://localhost:{port}"
+
+    def check(
+        self, server: Server, site: str, alice: dict[str, str], bob: dict[str, str], nobody: int
+    ) -> None:
+        """Whoever writes what into the headers of the proxy: the login alone counts."""
+        self.assertEqual(self.names(site, **bob, **self.forged), ["Echo"])
+        self.assertEqual(fetch(f"{site}/v1/services", **self.forged).status, nobody)
+        self.assertEqual(fetch(f"{server.http}/v1/services", **self.forged).status, 401)
+        made = self.reserve(site, **alice)
+        url = site.replace("http", "ws") + f"/websockify?token={made}"
+        self.assertEqual(self.echoed(url, **bob, **self.forged), "404")
+        self.assertEqual(self.echoed(url, **self.forged), str(nobody))
+        self.assertEqual(self.echoed(f"{server.ws}?token={made}", **self.forged), "401")
+        self.assertEqual(self.echoed(url, **alice, **self.forged), "hello")
+
+    def test_passwords_of_nginx(self) -> None:
+        """The file as it is shipped."""
+        users = self.file("desktops.users", "alice:{PLAIN}wonderland\nbob:{PLAIN}builder\n")
+        server, site = self.site(("/etc/nginx/desktops.users", str(users)))
+        self.check(server, site, ALICE, BOB, 401)
+        # This login tells no groups, and nobody else does.
+        self.assertEqual(self.names(site, **ALICE, **self.forged), ["Echo"])
+        asked = fetch(f"{site}/").headers["WWW-Authenticate"]
+        self.assertEqual(asked, 'Basic realm="desktops"')
+
+    def test_oauth2_proxy(self) -> None:
+        """With the login that the docs put in its place."""
+        gate = self.enterContext(Gate().serving())
+        docs = (ROOT / "docs" / "identity.md").read_text()
+        login = docs.partition("```nginx\n")[2].partition("```")[0]
+        self.assertIn("127.0.0.1:4180", login)
+        shipped = (ROOT / "etc" / "nginx-login.conf").read_text()
+        between = shipped.partition("    # Login")[2].partition("    # End of the login.")[0]
+        change = ("    # Login" + between, login.replace(":4180", f":{gate.port}"))
+        server, site = self.site(change)
+        alice, bob = {"Cookie": "who=alice"}, {"Cookie": "who=bob"}
+        self.check(server, site, alice, bob, 403)
+        self.assertEqual(self.names(site, **alice), ["Echo", "Staff"])
+        self.assertEqual(fetch(f"{site}/").body, b"please log in")
 
 
 class KeyServer:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wsserver.addresses import is_loopback
 from wsserver.errors import Forbidden
 
 #: Every origin, where it is said explicitly.
@@ -22,8 +23,6 @@ _PORT = r"(?::(?P<port>[0-9]{1,5}))?"
 _FLAGS = re.ASCII | re.IGNORECASE
 _AUTHORITY = re.compile(_HOST + _PORT, _FLAGS)
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST}{_PORT}", _FLAGS)
-# Names of this machine: a page of one may be told another (contract.md, documented address).
-_LOOPBACK = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
 # What every browser begins its name with (RFC 9110, section 10.1.5), and what they want to have of
 # pictures, style sheets and the like.
 _BROWSER = re.compile(r"Mozilla/")
@@ -120,7 +119,8 @@ class Origins:
 
 
 def _usual(host: str) -> str:
-    return "localhost" if _LOOPBACK.fullmatch(host) else host
+    # A page of one name of this machine may be told another (contract.md, documented address).
+    return "localhost" if is_loopback(host.strip("[]")) else host
 
 
 def _canonical(origin: str) -> str:

@@ -126,4 +126,9 @@ class RuleTests(SynchronousTestCase):
 
     def test_silent_websockets(self) -> None:
         bound = {"htpasswd": "users", "bind_user": True}
-        self.check(rules.silent_websockets, [case(ws_port=1, **bound)], [case(**bound)])
+        fixed = {"htpasswd": "users", "client_port": 5900}
+        self.check(
+            rules.silent_websockets,
+            [case(ws_port=1, **bound), case(ws_port=1, **fixed)],
+            [case(**bound), case(**fixed), case(ws_port=1, htpasswd="users")],
+        )

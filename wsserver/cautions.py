@@ -159,7 +159,8 @@ def served_secrets(case: Case) -> Iterator[str]:
 def silent_websockets(case: Case) -> Iterator[str]:
     """A browser sends the password of a page to the port of the page alone."""
     settings = case.settings
-    if settings.htpasswd and settings.bind_user and not settings.one_port:
+    asked = settings.bind_user or settings.client_port is not None
+    if settings.htpasswd and asked and not settings.one_port:
         yield (
             "browsers send no password to a websocket port of its own: let websockets come in "
             "on the HTTP port (docs/identity.md)"

@@ -233,6 +233,16 @@ class KilledTests(FamilyTestCase):
         self.family.end(20)
         self.assertEqual(self.mine(), [])
 
+    def test_nobody_learns_how_it_ended(self) -> None:
+        """Where children that end leave no status, survivors are looked for just the same."""
+        self.addCleanup(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        self.run_away()
+        self.assertEqual(len(self.mine()), 1)
+        os.kill(self.supervisor_pid(), signal.SIGKILL)
+        self.family.end(0)
+        self.assertEqual(self.mine(), [])
+
     def test_stopped(self) -> None:
         """A supervisor that does not answer is killed, and nothing is left of it."""
         self.patch(room, "ANSWER_TIMEOUT", 0.1)

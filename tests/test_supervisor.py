@@ -19,7 +19,7 @@ import wsserver
 from tests.fakes import wait_until
 from wsserver.messages import receive, send
 from wsserver.proc import Process, below, look
-from wsserver.supervisor import PROGRAM
+from wsserver.supervisor import PROGRAM, Supervisor
 
 #: Runs away from its parent: a new session, and a parent that is gone.
 RUN_AWAY = "import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); "
@@ -118,6 +118,19 @@ class StartTests(SupervisorTestCase):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (before + room, before + 4))
             self.assertEqual(self.start("sh"), (-1, errno.EMFILE, False))
             wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before)
+
+    def test_no_fork(self) -> None:
+        """Nor does one that the limit on processes forbids."""
+
+        def fork() -> int:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+        self.patch(os, "fork", fork)
+        part = Supervisor(self.peer, os.getpid())
+        before = os.listdir("/proc/self/fd")
+        reply = part.start([b"sh"], ENV, b"", self.null, self.null, self.null)
+        self.assertEqual(reply, (-1, errno.EAGAIN, False))
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
 
 
 class SignalTests(SupervisorTestCase):

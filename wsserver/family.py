@@ -20,6 +20,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 import wsserver
+from wsserver.errors import ConfigError
 from wsserver.messages import receive, send
 from wsserver.proc import Process, processes, tell
 from wsserver.supervisor import PROGRAM
@@ -113,7 +114,8 @@ class Supervisor:
                     self._process.kill()
         with self._lock:
             self._peer.close()
-        return status == 0
+        # Where SIGCHLD is ignored (by a host that embeds us), nobody learns how a child ended.
+        return status == 0 and signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN
 
 
 class Leader:
@@ -235,6 +237,15 @@ class Family:
                     raise
                 self._supervisor = fresh
             return self._supervisor
+
+
+def check_host() -> None:
+    """Raise ConfigError where the host cannot do what no session can do without."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        why = f"pidfd_open(2) fails ({error.strerror})"
+        raise ConfigError([f"{why}: Linux 5.3 is needed, and a sandbox that allows it"]) from error
 
 
 def environment() -> dict[str, str]:

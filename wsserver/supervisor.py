@@ -94,11 +94,13 @@ class Supervisor:
             return -1, errno.EMFILE, False
         try:
             report, failed = os.pipe2(os.O_CLOEXEC)
-            here = os.getpid()
-            if (pid := os.fork()) == 0:
-                _become(here, argv, env, cwd, files, failed)
-            os.close(failed)
             with open(report, "rb") as reports:
+                try:
+                    here = os.getpid()
+                    if (pid := os.fork()) == 0:
+                        _become(here, argv, env, cwd, files, failed)
+                finally:
+                    os.close(failed)
                 failure = reports.read()
         except OSError as error:
             return -1, error.errno, False

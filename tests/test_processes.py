@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import wait_until
 from wsserver import processes
-from wsserver.family import Family
+from wsserver.family import Family, Leader
 from wsserver.processes import TAIL_SIZE, ProcessGroup
 
 
@@ -126,6 +126,23 @@ class StopTests(ProcessTestCase):
         grandchild = int(self.printed(group))
         group.stop(0.05)
         self.assertEqual((group.status(), alive(grandchild)), (-9, False))
+
+    def test_few_looks(self) -> None:
+        """While the leader runs nobody looks through all processes of the host."""
+        looks: list[bool] = []
+        tell = Leader.signal
+
+        def signal(leader: Leader, number: int) -> int:
+            if number == 0:
+                looks.append(leader.status() is None)
+            return tell(leader, number)
+
+        self.patch(Leader, "signal", signal)
+        group = self.group("trap '' TERM; echo on; exec sleep 60")
+        self.printed(group)
+        group.stop(0.2)
+        self.assertNotIn(True, looks)
+        self.assertIn(False, looks)
 
     def test_frozen(self) -> None:
         """A stopped program sees the request to end."""

@@ -94,7 +94,8 @@ class ProcessGroup:
         self.status()
         pause = FIRST_POLL
         deadline = None if patience is None else time.monotonic() + patience
-        while self._leader.signal(0):
+        # To count the group costs a look at all processes of the host.
+        while self.running or self._leader.signal(0):
             if deadline is not None and time.monotonic() >= deadline:
                 return
             time.sleep(pause)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from wsserver import journal as room
@@ -105,6 +106,32 @@ class WritingTests(JournalTestCase):
         self.assertEqual(len(list(self.directory.iterdir())), 2)
         other.close()
         self.file()
+
+    def test_cleared(self) -> None:
+        """Where somebody clears the directory the journal begins anew, with all that lives."""
+        self.open()
+        for mark in ("a1", "b2"):
+            self.journal.began(mark, self.me)
+        self.journal.ended("a1")
+        self.file().unlink()
+        self.journal.began("c3", self.me)
+        self.assertEqual(self.sessions(), ["b2", "c3"])
+        for mark in ("b2", "c3"):
+            self.journal.ended(mark)
+        self.journal.close()
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_not_ours(self) -> None:
+        """A journal that may not be removed (twistd --uid) does not keep the server from ending."""
+
+        def unlink(*args: object, **rest: object) -> None:
+            raise PermissionError("root's")
+
+        self.journal.open()
+        self.patch(Path, "unlink", unlink)
+        with capturedLogs() as events:
+            self.journal.close()
+        self.assertIn("cannot be removed", events[-1]["log_format"])
 
     def test_stays_small(self) -> None:
         """What has ended is left out from time to time."""

@@ -116,16 +116,26 @@ class Journal:
     def _close(self) -> None:
         if self._path is not None and not self._live:
             os.close(self._file)
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                # Whoever has begun it was somebody else (twistd --uid).
+                _log.warn("the journal cannot be removed: {e}", e=error)
             self._path, self._lines = None, 0
 
     def _open(self) -> None:
         self._closing = False
+        if self._path is not None and not os.fstat(self._file).st_nlink:
+            # Somebody has cleared the directory; no other server would find this file.
+            os.close(self._file)
+            self._path, self._lines = None, 0
         if self._path is None:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.directory / _name()
             self._file = _create(path)
             self._path = path
+            for line in self._live.values():
+                self._append(line)
 
     def _append(self, line: bytes) -> None:
         if os.write(self._file, line) != len(line):

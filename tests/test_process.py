@@ -80,7 +80,7 @@ class FileLimitTests(SynchronousTestCase):
         """Where the hard limit is low, the log tells how many tunnels there is room for."""
         made, said = self.limit(1024, 4096)
         self.assertEqual(made, [(4096, 4096)])
-        self.assertEqual(said, "4096 open files are allowed: room for 1538 tunnels")
+        self.assertEqual(said, "4096 open files are allowed: room for 1698 tunnels")
 
 
 class FilesInUseTests(SynchronousTestCase):
@@ -99,7 +99,15 @@ class FilesInUseTests(SynchronousTestCase):
     def test_told(self) -> None:
         """The part of the files that are open is told, with those that are to come."""
         self.kernel_tells(40)
-        self.assertEqual((files_in_use(), files_in_use(3)), (0.4, 0.43))
+        self.assertAlmostEqual(files_in_use(), 0.4)
+        self.assertAlmostEqual(files_in_use(3), 0.43)
+
+    def test_many(self) -> None:
+        """Where many may be open the reserve is no part of them, but some hundreds."""
+        self.allowed = 20_000
+        for files, part in ((0, 0.0), (17_500, 0.0), (19_500, 0.8), (19_750, 0.9), (20_000, 1.0)):
+            self.kernel_tells(files)
+            self.assertAlmostEqual(files_in_use(), part)
 
     def test_no_limit(self) -> None:
         """Where any number may be open, none of it is in use."""
@@ -107,13 +115,25 @@ class FilesInUseTests(SynchronousTestCase):
         self.assertEqual(files_in_use(), 0.0)
 
     def test_older_kernels(self) -> None:
-        """Where the kernel does not tell, the lowest number that is free does."""
+        """Where the kernel does not tell they are counted, wherever there is a gap."""
         for told in (0, None):
             self.kernel_tells(told)
-            before = files_in_use()
-            with open(os.devnull) as lowest:
-                self.assertAlmostEqual(before, lowest.fileno() / 100)
-                self.assertGreater(files_in_use(), before)
+            gap, *others = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+            os.close(gap)
+            process._counted.cache_clear()
+            self.assertAlmostEqual(files_in_use(), len(os.listdir("/proc/self/fd")) / 100, 1)
+            self.assertGreater(files_in_use(), (gap + 15) / 100)
+            for handle in others:
+                os.close(handle)
+
+    def test_burst(self) -> None:
+        """What has been opened since the last count is known at least in part."""
+        self.kernel_tells(0)
+        self.patch(process, "_counted", lambda second: 3)
+        before = files_in_use()
+        with open(os.devnull) as lowest:
+            self.assertAlmostEqual(before, lowest.fileno() / 100)
+            self.assertGreater(files_in_use(), before)
 
     def test_all_in_use(self) -> None:
         """Where not one more can be opened, all of them are in use."""

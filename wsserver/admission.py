@@ -58,7 +58,7 @@ class Admission:
     """Counts the visits of each address, and keeps some of the open files in reserve.
 
     ``limit`` visits are served, 0 for any number; ``files`` returns which part of the
-    files that may be open would be so with ``more`` of them.
+    files that may be open would be so with ``more`` of them (of many, of the last of them).
     """
 
     def __init__(self, limit: int = 0, files: Callable[[int], float] = no_files) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from functools import cache
+from functools import cache, lru_cache
 from threading import Timer
 from typing import Any
 
@@ -18,6 +18,8 @@ from twisted.logger import Logger
 #: What is wanted of open files: two a tunnel, and some for everything else.
 WANTED_FILES = 65536
 SPARE_FILES = 200
+#: Where more may be open, scarcity begins among the last so many of them: see admission.
+LAST_FILES = 2500
 #: How long a thread of a busy script may keep the reactor's thread waiting, in seconds.
 SWITCH_INTERVAL = 0.0005
 #: How much longer than an orderly stop the process may take to end, in seconds.
@@ -50,18 +52,22 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     if soft != unlimited and soft < WANTED_FILES:
-        # A fifth is kept in reserve: see admission.
-        room = max(0, soft * 4 // 5 - SPARE_FILES) // 2
+        # A fifth of the last ones is kept in reserve: see admission.
+        room = max(0, soft - min(soft, LAST_FILES) // 5 - SPARE_FILES) // 2
         _log.info("{soft} open files are allowed: room for {room} tunnels", soft=soft, room=room)
 
 
 def files_in_use(more: int = 0) -> float:
-    """Return which part of the files that may be open would be so with ``more`` of them."""
+    """Return which part of the files that may be open would be so with ``more`` of them.
+
+    Of many only the last LAST_FILES count: a reserve need not be larger.
+    """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return 0.0
     try:
-        return (_open_files() + more) / allowed
+        last = min(allowed, LAST_FILES)
+        return max(0.0, 1 - (allowed - _open_files() - more) / last)
     except OSError:
         return 1.0
 
@@ -75,10 +81,16 @@ def _open_files() -> int:
         known = 0
     if known:
         return known
-    # POSIX gives the lowest number that is free: all below are in use.
+    # The lowest number that is free: all below are in use, and above it what was counted of late.
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
-    return lowest
+    return max(lowest, _counted(int(time.monotonic())))
+
+
+@lru_cache(maxsize=1)
+def _counted(second: int) -> int:
+    """Count the open files, once in a second: of ten thousand that takes some milliseconds."""
+    return len(os.listdir("/proc/self/fd")) - 1
 
 
 def settle() -> None:

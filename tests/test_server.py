@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,42 @@ class ServerTests(TestCase):
         # A second stop has nothing to do.
         await server.stopService()
 
+    async def test_stop_twice(self) -> None:
+        """Whoever stops a server that is stopping already is told when it has stopped."""
+        server = self.make()
+        self.may_stop.clear()
+        self.addCleanup(self.may_stop.set)
+        server.startService()
+        client = await self.connect(server)
+        stops = [server.stopService(), server.stopService()]
+        while client.frames[-1][0] != 8:
+            await deferLater(reactor, 0.01)
+        client.transport.loseConnection()
+        await client.lost
+        self.assertEqual([stop.called for stop in stops], [False, False])
+        self.may_stop.set()
+        for stop in stops:
+            await stop
+        self.assertEqual(server.desk.live(), [])
+
+    async def test_connections_end(self) -> None:
+        """A stopped server answers no more, on connections that are open already neither."""
+        server = self.make()
+        server.startService()
+        where = TCP4ClientEndpoint(reactor, "127.0.0.1", server.http_port)
+        begun: Client = await where.connect(Factory.forProtocol(Client))
+        idle: Client = await where.connect(Factory.forProtocol(Client))
+        begun.transport.write(b"GET /v1/services HTTP/1.1\r\n")
+        idle.transport.write(b"GET /v1/services HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b" 200 OK" not in idle.got:
+            await deferLater(reactor, 0.01)
+        stopped = server.stopService()
+        await idle.lost
+        begun.transport.write(b"Host: localhost\r\n\r\n")
+        await begun.lost
+        self.assertEqual(begun.got.count(b" 200 OK"), 1)
+        await stopped
+
     async def test_deadline(self) -> None:
         """A stop that hangs and a client that does not answer are left behind, by name."""
         server = self.make(shutdown_timeout=0.2)
@@ -166,6 +204,21 @@ class ServerTests(TestCase):
         server.desk.release(waiting)
         while server.desk.live():
             await deferLater(reactor, 0.01)
+
+    async def test_two_reloads(self) -> None:
+        """A reload that takes long does not undo a later one."""
+        server = self.make()
+        server.startService()
+        slow = "import time\ntime.sleep(1)\n"
+        (self.folder / "slow.py").write_text(slow + SCRIPT)
+        self.services.write_text('{"Old": {"script": "slow.py", "count": 1, "options": {}}}')
+        first = server.reload()
+        await deferLater(reactor, 0.3)
+        self.services.write_text('{"New": {"script": "script.py", "count": 1, "options": {}}}')
+        await server.reload()
+        self.assertFalse(first.called)
+        await first
+        self.assertEqual(list(server.desk.offers), ["New"])
 
     async def test_reload_of_users(self) -> None:
         """Users are read again; with a mistake in their file all stays as it is."""
@@ -306,6 +359,18 @@ class ServerTests(TestCase):
         server = self.make(ws_port=free, http_port=-1)
         server.startService()
         self.assertEqual((server.http_port, server.ws_port), (None, free))
+
+    def test_no_pidfd(self) -> None:
+        """A host on which no session could be ended is told before anything listens."""
+
+        def missing(pid: int) -> int:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        self.patch(os, "pidfd_open", missing)
+        server = self.make()
+        error = self.assertRaises(ConfigError, server.privilegedStartService)
+        self.assertIn("Linux 5.3 is needed", str(error))
+        self.assertEqual((server.http_port, server._ports), (None, []))
 
     async def test_all_ports_or_none(self) -> None:
         """Where one port is taken, the other is given back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from twisted.internet import reactor
@@ -131,8 +132,20 @@ class SourcesTests(TestCase):
     async def test_stopped(self) -> None:
         """A server that has stopped checks no passwords, and may start again."""
         self.start(**self.everything)
-        self.sources.stopService()
+        await self.sources.stopService()
         with self.assertRaises(ShuttingDown):
             await Deferred.fromCoroutine(self.identity.caller(basic()))
         self.sources.startService()
         self.assertEqual((await self.identity.caller(basic())).user, "alice")
+
+    async def test_checks_under_way(self) -> None:
+        """Those are waited for, and not by the reactor's own thread."""
+        self.start(**self.everything)
+        free = Event()
+        self.addCleanup(free.set)
+        checked = self.sources._in_thread(lambda: free.wait(10))
+        stopped = self.sources.stopService()
+        self.assertNoResult(stopped)
+        free.set()
+        self.assertTrue(await checked)
+        await stopped

@@ -40,6 +40,22 @@ class Channel(HTTPChannel):
     _closing: Drain | None = None
     _answered = False
 
+    def connectionMade(self) -> None:
+        """The site knows its connections."""
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def finish(self) -> None:
+        """Close; where something is asked already, after the answer."""
+        if self.requests:
+            self.persistent = False
+        elif self.heir is None:
+            self.loseConnection()
+
+    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:  # noqa: N802
+        """Tell whether more may be asked after this."""
+        return super().checkPersistence(request, version) and not self.site.closed
+
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; unlike in twisted.web they buy no time."""
         LineReceiver.dataReceived(self, data)
@@ -90,6 +106,7 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
+        self.site.channels.discard(self)
         self._in_time()
         if self._closing is not None:
             self._closing.cancel()
@@ -158,6 +175,14 @@ class HTTPSite(Site):
         self.deadlines = deadlines
         self.proxies = proxies
         self.admission = admission or Admission()
+        self.channels: set[Channel] = set()
+        self.closed = False
+
+    def close(self) -> None:
+        """Let every connection end, with the answer that is under way."""
+        self.closed = True
+        for channel in list(self.channels):
+            channel.finish()
 
     def log(self, request: HTTPRequest) -> None:
         """Note an answered request; the log keeps the tokens out."""

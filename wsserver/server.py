@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -30,6 +30,7 @@ from wsserver.desk import Desk
 from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
+from wsserver.family import check_host
 from wsserver.forwarded import Proxies
 from wsserver.journal import Journal, state_directory
 from wsserver.launch import Launcher
@@ -84,6 +85,10 @@ class Server(MultiService):
         self._settings = settings
         self._offers = offers
         self._ports: list[IListeningPort] = []
+        self._sites: list[HTTPSite] = []
+        self._stopping: Deferred[None] = succeed(None)
+        #: How many reloads have begun, and which of them has been the last to change anything.
+        self._reloads = self._reloaded = 0
         self.desk = Desk(
             offers, MemoryStore(), reactor, mint_token, time.time, settings.timeout, settings
         )
@@ -142,9 +147,10 @@ class Server(MultiService):
 
         Raises:
             CannotListenError: a port is taken or forbidden.
-            ConfigError: the state directory is not safe.
+            ConfigError: the state directory is not safe, or the host lacks what is needed.
         """
         super().privilegedStartService()
+        check_host()
         self.journal.open()
         try:
             clean(self.journal.directory)
@@ -176,15 +182,20 @@ class Server(MultiService):
         return Deferred.fromCoroutine(self._reload())
 
     async def _reload(self) -> None:
+        self._reloads += 1
+        mine = self._reloads
         try:
             read = partial(_read_all, self._settings)
             offers, files = await in_own_thread(self._reactor, read)
+            if mine < self._reloaded:
+                return  # one that has read later was quicker
             if self._tls is not None:
                 self._tls.reload()
         except Exception as error:
             problems = error.problems if isinstance(error, ConfigError) else [repr(error)]
             _log.error("not reloaded, all stays as it is: {why}", why="; ".join(problems))
             return
+        self._reloaded = mine
         self._offers = self.desk.offers = offers
         self.doorkeeper.identity = self.sources.identity(files)
         self.sources.renew()
@@ -192,16 +203,24 @@ class Server(MultiService):
         self._warn()
 
     def stopService(self) -> Deferred[None]:
-        """Stop in order, within ``shutdown_timeout``: listeners, clients, services."""
-        if not self.running:
-            return maybeDeferred(lambda: None)
-        return Deferred.fromCoroutine(self._stop())
+        """Stop in order, within ``shutdown_timeout``: listeners, clients, services.
+
+        Each caller is told when all of it is done, whoever has begun it.
+        """
+        if self.running:
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        told: Deferred[None] = Deferred()
+        self._stopping.addBoth(told.callback)
+        return told
 
     async def _stop(self) -> None:
         _log.info("stopping")
         stopped = [maybeDeferred(super().stopService)]
         stopped += [maybeDeferred(port.stopListening) for port in self._ports]
         self._ports.clear()
+        for site in self._sites:
+            site.close()
+        self._sites.clear()
         self.tunnels.dismiss_all(ShuttingDown())
         stopped += [tunnel.is_closed for tunnel in self.tunnels.tunnels]
         stopped.append(self.sessions.stopService())
@@ -229,7 +248,7 @@ class Server(MultiService):
     def _listen(self) -> None:
         settings = self._settings
         if settings.http_port != -1:
-            self.http_port = self._listen_on(settings.http_port, self.site)
+            self.http_port = self._listen_on(settings.http_port, self._open(self.site))
         if settings.ws_port not in (None, -1) and not settings.one_port:
             assert settings.ws_port is not None
             self.ws_port = self._listen_on(settings.ws_port, self.tunnels)
@@ -242,7 +261,13 @@ class Server(MultiService):
                 proxies=self.proxies,
                 admission=self.admission,
             )
-            self.redirect_port = self._listen_on(settings.https_redirect_port, away, secure=False)
+            port = settings.https_redirect_port
+            self.redirect_port = self._listen_on(port, self._open(away), secure=False)
+
+    def _open(self, site: HTTPSite) -> HTTPSite:
+        site.closed = False
+        self._sites.append(site)
+        return site
 
     def _listen_on(self, number: int, factory: IProtocolFactory, secure: bool = True) -> int:
         outcome: list[Any] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
@@ -22,6 +23,7 @@ from wsserver.identity import Identity, ProxyHeaders, SecurityToken, Source
 from wsserver.jwks import Key, read_keys, secret_key
 from wsserver.passwords import Passwords
 from wsserver.remote_keys import RemoteKeys, fetcher
+from wsserver.threads import in_own_thread
 
 T = TypeVar("T")
 
@@ -90,12 +92,14 @@ class Sources(Service):
         self._threads.start()
         self.renew()
 
-    def stopService(self) -> None:
-        """Check no more passwords."""
+    def stopService(self) -> Deferred[None]:
+        """Check no more passwords; the Deferred fires when those under way are checked."""
         super().stopService()
         threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.stop()
+        if threads is None:
+            return succeed(None)
+        # It waits for its threads, which the reactor's own thread must not.
+        return in_own_thread(self._reactor, threads.stop)
 
     def renew(self) -> None:
         """Fetch again what comes from afar."""

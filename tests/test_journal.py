@@ -19,7 +19,7 @@ from wsserver.journal import (
     Owner,
     Supervised,
     boot_id,
-    check_directory,
+    make_directory,
     owner_of,
     sessions_of,
     state_directory,
@@ -282,7 +282,7 @@ class DirectoryTests(JournalTestCase):
         self.directory.chmod(0o770)
         self.refused(self.directory)
         self.directory.chmod(0o755)
-        check_directory(self.directory)
+        make_directory(self.directory)
         self.patch(os, "geteuid", lambda: 12345)
         self.refused(self.directory)
 

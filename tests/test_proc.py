@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes import wait_until
 from wsserver import proc
-from wsserver.proc import look, processes, tell
+from wsserver.proc import look, processes, running, tell
 
 
 class ProcTests(SynchronousTestCase):
@@ -80,6 +80,16 @@ class ProcTests(SynchronousTestCase):
             tell(now, signal.SIGKILL)
             self.assertEqual(process.wait(20), -9)
         tell(now, signal.SIGKILL)
+
+    def test_running(self) -> None:
+        """A process runs while it is the one that started then, and no zombie."""
+        with subprocess.Popen(["sleep", "60"]) as process:
+            now = look(process.pid)
+            assert now is not None
+            self.assertEqual(str(running(now.pid, now.start)), str(now))
+            self.assertIsNone(running(now.pid, now.start - 1))
+            process.kill()
+            wait_until(lambda: running(now.pid, now.start) is None)
 
     def test_not_allowed(self) -> None:
         """A process of another user is left alone, without a fuss."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from wsserver.family import marked
-from wsserver.journal import Owner, Supervised, boot_id, owner_of, running, sessions_of
-from wsserver.proc import Process, below, tell
+from wsserver.journal import Owner, Supervised, boot_id, owner_of, sessions_of
+from wsserver.proc import Process, below, running, tell
 
 #: How long the supervisors of a dead server may take to end by themselves, and how long
 #: whatever they have left may take to be gone when it is killed, in seconds.

@@ -40,7 +40,7 @@ LOOK_PERIOD = 1.0
 FIRST_LOOK, LAST_LOOK = 0.01, 0.5
 
 
-class Journal(Protocol):
+class Notes(Protocol):
     """Where it stands which families there are, for whoever cleans up after a crash."""
 
     def began(self, mark: str, pid: int) -> None:
@@ -151,7 +151,7 @@ class Leader:
 class Family:
     """All processes of a session.  Its methods block, and may be called in any thread."""
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(self, journal: Notes | None = None) -> None:
         self.journal = journal
         self.mark = secrets.token_hex(16)
         self._lock = Lock()

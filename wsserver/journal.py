@@ -19,7 +19,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 
 from wsserver.errors import ConfigError, ServiceFailed
-from wsserver.proc import Process, look
+from wsserver.proc import look, running
 
 SUFFIX, UNFINISHED = ".journal", ".new"
 #: A journal with so many lines more than sessions is written anew.
@@ -68,7 +68,7 @@ class Journal:
             ConfigError: others could write into the state directory.
         """
         try:
-            check_directory(self.directory)
+            make_directory(self.directory)
             with self._lock:
                 self._open()
         except OSError as error:
@@ -172,7 +172,7 @@ def state_directory(wanted: str | None, environment: Mapping[str, str]) -> Path:
     return Path(tempfile.gettempdir()) / f".wsserver-{os.geteuid()}"
 
 
-def check_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
     """Make the state directory; raise ConfigError where others may write into it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
@@ -228,9 +228,3 @@ def _parsed(line: bytes) -> object:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def running(pid: int, start: int) -> Process | None:
-    """Return a process if it is still that one."""
-    now = look(pid)
-    return now if now is not None and now.start == start and not now.zombie else None

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from wsserver.config import ServiceSpec
 from wsserver.ending import Ending
 from wsserver.errors import ServiceFailed, StartTimeout, WSServerError
-from wsserver.family import Journal
+from wsserver.family import Notes
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
 from wsserver.threads import NoThread, Worker
@@ -33,7 +33,7 @@ _log = Logger(namespace="wsserver.launch")
 class Launcher:
     """Prepares instances, whose sessions are noted in ``journal`` where there is one."""
 
-    def __init__(self, worker: Worker, journal: Journal | None = None) -> None:
+    def __init__(self, worker: Worker, journal: Notes | None = None) -> None:
         self.worker = worker
         self.journal = journal
 

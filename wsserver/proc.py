@@ -42,6 +42,12 @@ def look(pid: int) -> Process | None:
         return None
 
 
+def running(pid: int, start: int) -> Process | None:
+    """Return a process where it runs, and is still the one that started then."""
+    now = look(pid)
+    return now if now is not None and now.start == start and not now.zombie else None
+
+
 def processes() -> Iterator[Process]:
     """Yield all that runs on this host, zombies excepted."""
     for name in os.listdir("/proc"):

@@ -205,9 +205,14 @@ def _become(
         os._exit(127)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every descendant that loses its own (prctl(2))."""
+    _prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
 def main() -> None:
     """Serve the socket that is standard input."""
-    _prctl(_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     _prctl(_NAME, b"wsserver-super")
     Supervisor(socket.socket(fileno=0), int(sys.argv[2])).run()
     os._exit(0)

@@ -7,7 +7,6 @@ it, in the same order, and afterwards it looks for what was left behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import tempfile
@@ -24,6 +23,7 @@ from wsserver.errors import ServiceFailed
 from wsserver.launch import Addresses, named_addresses
 from wsserver.offers import Offer
 from wsserver.scripts import Address, RemoteServiceScript
+from wsserver.supervisor import adopt_orphans
 
 #: How long a service may take to say something first, as VNC servers do, in seconds.
 BANNER_TIMEOUT = 1.0
@@ -32,8 +32,6 @@ HOME_TIMEOUT = 5.0
 #: How long a service is left alone, in seconds: programs that are told to end while they
 #: still start may leave files, which is nobody's fault.
 SETTLE = 0.5
-#: prctl's number for "give me the orphans among my descendants" (Linux).
-_SUBREAPER = 36
 
 #: What the folder for temporary files is called meanwhile.
 _PREFIX = "wsserver-try-"
@@ -216,9 +214,8 @@ def _own_temporary_folder() -> Iterator[Path]:
 
 def _traces(folder: Path) -> set[psutil.Process | Path]:
     """Return the processes and files by which a service can be noticed on this host."""
-    with contextlib.suppress(OSError, AttributeError):
-        # Programs that ran away from their parents come to us, and are seen.
-        ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    # Programs that ran away from their parents come to us, and are seen.
+    adopt_orphans()
     places = [folder.glob("*"), Path().glob("*"), Path("/tmp").glob("wsserver-*")]  # noqa: S108
     places += [Path("/tmp").glob(".X*-lock"), Path("/tmp/.X11-unix").glob("*")]  # noqa: S108
     # Somebody else may be trying at the same time.

@@ -245,11 +245,11 @@ class KilledTests(FamilyTestCase):
 
     def test_stopped(self) -> None:
         """A supervisor that does not answer is killed, and nothing is left of it."""
-        self.patch(room, "ANSWER_TIMEOUT", 0.1)
-        self.patch(room, "LOOK_PERIOD", 0.1)
         self.family = self.make()
         self.start("sleep", "60")
         self.run_away()
+        self.patch(room, "ANSWER_TIMEOUT", 0.1)
+        self.patch(room, "LOOK_PERIOD", 0.1)
         os.kill(self.supervisor_pid(), signal.SIGSTOP)
         self.family.end(20)
         self.assertEqual(list(marked([self.family.mark])), [])

@@ -151,13 +151,20 @@ class SignalTests(SupervisorTestCase):
         self.assertEqual(self.ask("signal", first, 0), 1)
 
 
+def is_deaf(process: Any) -> bool:
+    """Tell whether a process ignores TERM (proc_pid_status(5))."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    return bool(ignored >> signal.SIGTERM - 1 & 1)
+
+
 class EndTests(SupervisorTestCase):
     def run_away(self) -> None:
         """Start a program that is nobody's child, in a session of its own."""
         start = self.python(f"{RUN_AWAY} import time; time.sleep(60)")
         wait_until(lambda: self.ask("status", start) == 0)
         wait_until(lambda: len(self.left()) == 1)
-        self.assertEqual(self.ask("signal", start, 0), 0)
+        wait_until(lambda: self.ask("signal", start, 0) == 0)
 
     def test_nothing(self) -> None:
         """Where nothing runs the end is at once."""
@@ -176,8 +183,7 @@ class EndTests(SupervisorTestCase):
         deaf = "import signal, time, os; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         self.python(f"{deaf}os.fork(); time.sleep(60)")
         self.python(f"{deaf}os.kill(os.getpid(), signal.SIGSTOP)")
-        wait_until(lambda: len(self.left()) == 3)
-        time.sleep(0.2)
+        wait_until(lambda: len(self.left()) == 3 and all(map(is_deaf, self.left())))
         began = time.monotonic()
         self.ask("end", 0.3)
         self.assert_all_gone()
@@ -201,8 +207,7 @@ class EndTests(SupervisorTestCase):
     def test_sooner(self) -> None:
         """An end may be hastened; nothing new is started meanwhile; what is left is named."""
         self.python("import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
-        wait_until(lambda: self.ask("left"))
-        time.sleep(0.2)
+        wait_until(lambda: self.left() and all(map(is_deaf, self.left())))
         self.ask("end", 60.0)
         self.assertEqual(self.start("sleep", "60"), (-1, errno.ECANCELED, False))
         (name,) = self.ask("left")

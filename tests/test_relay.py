@@ -22,11 +22,11 @@ from websockets.uri import parse_uri
 
 from tests.test_tls import make as certificate
 from tests.test_tunnel import Direct, TunnelCase
-from tests.wires import SecureWire, SocketWire, Wire, close, frame
+from tests.wires import SecureWire, SocketWire, Wire, close, frame, readable, writable
 from wsserver import relay, stall, tunnel
 from wsserver.outlets import Buffers, socket_below
 from wsserver.peer import Peer
-from wsserver.relay import HEAD, READ_SIZE, DirectRelay, Relay, TLSRelay
+from wsserver.relay import HEAD, NIBBLE, READ_SIZE, DirectRelay, Relay, TLSRelay
 from wsserver.tls import Certificate
 
 
@@ -288,6 +288,26 @@ class DirectRelayTests(Direct, TunnelCase):
             self.browser.feed(frame(b"p" * 125, 9) * 150)
         self.assertLess(self.browser._tempDataLen, 2 * self.browser.bufferSize)
         self.assertEqual(self.tunnel.state, self.tunnel.STATE_OPEN)
+
+    def turns(self, payloads: list[bytes]) -> list[int]:
+        """Return how many bytes get to the service in each turn of the reactor."""
+        stream = self.browser.encrypted(b"".join(map(frame, payloads)))
+        turns = []
+        while stream or readable(self.browser.socket):
+            if stream and writable(self.browser.far):
+                stream = stream[self.browser.far.send(stream[:100_000]) :]
+            self.browser.doRead()
+            turns.append(len(self.wire.take()))
+        self.assertEqual(sum(turns), sum(map(len, payloads)))
+        return turns
+
+    def test_tiny_frames(self) -> None:
+        """Of tiny frames few are taken in one turn, so that others have theirs; of others many."""
+        self.open()
+        tiny = [b"a", b"bb"] * 6000
+        self.turns(tiny)
+        self.assertLess(max(self.turns(tiny)), NIBBLE)
+        self.assertGreater(max(self.turns([b"c" * 30_000] * 3)), NIBBLE)
 
     def test_stalled_browser(self) -> None:
         """A browser that stops costs one buffer, and its input goes on."""

@@ -75,7 +75,7 @@ class Scanner:
     ``fragmented`` tells whether a message is unfinished after it.
     """
 
-    __slots__ = ("_foreign", "_fragmented", "_left", "_limit", "_mask", "tail")
+    __slots__ = ("_foreign", "_fragmented", "_left", "_limit", "_mask", "steps", "tail")
 
     def __init__(self, limit: int = 0, foreign: int = 0, fragmented: bool = False) -> None:
         self._limit = limit or 2**63
@@ -85,6 +85,8 @@ class Scanner:
         self._mask = b""
         #: The beginning of a header; it must stand before the next piece.
         self.tail = b""
+        #: How many steps the last scan took: about one for each frame, or row of equal ones.
+        self.steps = 0
 
     def scan(self, buffer: bytearray, start: int, end: int) -> Iterator[Span]:
         """Yield payload, unmasked and moved together in place, and other frames, in order.
@@ -92,8 +94,10 @@ class Scanner:
         A span that was yielded is not touched again.
         """
         self.tail = b""
+        self.steps = 0
         here = began = filled = start
         while here < end:
+            self.steps += 1
             if self._foreign:
                 stop = min(here + self._foreign, end)
                 self._foreign -= stop - here

@@ -23,6 +23,11 @@ from wsserver.outlets import Buffers, Outlet, SocketOutlet, TLSOutlet, Transport
 HEAD = 16
 #: How much is read at a time, in bytes: with its header it makes whole records of TLS.
 READ_SIZE = 256 * 1024 - HEAD
+#: How much is read at a time from who sends tiny frames, in bytes: each costs as much as a
+#: large one, and nobody else has a turn meanwhile.
+NIBBLE = 8 * 1024
+#: Frames are tiny where there are fewer bytes to a step of the scanner.
+TINY = 64
 #: What TLS may hold back of an unfinished record, in bytes.
 TLS_SLACK = 32 * 1024
 #: The most that a record carries, in bytes (RFC 8446, section 5.1).
@@ -142,6 +147,8 @@ class Relay:
 class DirectRelay(Relay):
     """Both directions, from socket to socket."""
 
+    _appetite = READ_SIZE
+
     def browser_lost(self) -> None:
         """The connection to the browser is gone."""
         super().browser_lost()
@@ -171,13 +178,19 @@ class DirectRelay(Relay):
 
     def _read_browser(self) -> Any:
         buffer = _buffers.take()
-        size, gone = _receive(self._receive_browser, memoryview(buffer)[HEAD:])
+        view = memoryview(buffer)[HEAD : HEAD + self._appetite]
+        size, gone = _receive(self._receive_browser, view)
         tail = self._scanner.tail
         start = HEAD - len(tail)
         buffer[start:HEAD] = tail
         if not size or self._send_up(buffer, start, HEAD + size):
             _buffers.give(buffer)
+        self._digest(size)
         return gone
+
+    def _digest(self, size: int) -> None:
+        """Note how much to read at a time, by what so many bytes took."""
+        self._appetite = READ_SIZE if size > TINY * self._scanner.steps else NIBBLE
 
 
 class TLSRelay(DirectRelay):
@@ -194,7 +207,8 @@ class TLSRelay(DirectRelay):
     def _read_browser(self) -> Any:
         encrypted = _buffers.take()
         view = memoryview(encrypted)
-        size, gone = _receive(self._receive_browser, view[: READ_SIZE - TLS_SLACK])
+        room = min(self._appetite, READ_SIZE - TLS_SLACK)
+        size, gone = _receive(self._receive_browser, view[:room])
         if size and self._outlet.usual:
             self._browser.protocol.dataReceived(bytes(view[:size]))
         elif size:
@@ -218,8 +232,12 @@ class TLSRelay(DirectRelay):
             pass
         except SSL.Error:
             ended = True
-        if end == HEAD or self._send_up(buffer, start, end):
+        if end == HEAD:
             _buffers.give(buffer)
+        else:
+            if self._send_up(buffer, start, end):
+                _buffers.give(buffer)
+            self._digest(end - HEAD)
         if ended or end == HEAD:
             # TLS has something to say itself, or comes to its end, which is for Twisted.
             self._browser.protocol._flushReceiveBIO()

@@ -40,6 +40,7 @@ ROWS = [
     "tunnel api pages events sharing",  # the doors
     "site",
     "tls sources permissions redirect",  # layer 5
+    "inputs",
     "server tryout",
     "tap",
 ]

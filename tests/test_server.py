@@ -24,10 +24,9 @@ from tests.test_tls import make as certificate
 from tests.wires import frames, request
 from wsserver import make_service
 from wsserver import server as server_module
-from wsserver.config import Settings
 from wsserver.errors import ConfigError, Misdirected, NoSuchService, Unauthorized
 from wsserver.process import own_names
-from wsserver.server import Server, offers_of
+from wsserver.server import Server
 
 SCRIPT = """
 import socket, threading
@@ -455,9 +454,3 @@ class ServerTests(TestCase):
         error = self.assertRaises(ConfigError, make_service, reactor, http_port="x", nonsense=1)
         self.assertEqual(len(error.problems), 2)
         self.assertRaises(ConfigError, make_service, reactor, cert="/no/such")
-
-    def test_what_is_offered(self) -> None:
-        """Without a word the demo; with a fixed host nothing; else what the file says."""
-        self.assertEqual(list(offers_of(Settings())), ["Demo"])
-        self.assertEqual(list(offers_of(Settings(client_port=1))), [])
-        self.assertEqual(list(offers_of(Settings(remote_session_config=str(self.services)))), ["S"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -23,21 +21,27 @@ from wsserver.admission import Admission
 from wsserver.aftermath import clean
 from wsserver.api import Api
 from wsserver.arrivals import Arrivals
-from wsserver.cautions import Case, cautions
 from wsserver.channel import HTTPSite
-from wsserver.config import ServiceSpec, Settings, load_services, make_settings
+from wsserver.config import Settings, make_settings
 from wsserver.desk import Desk
 from wsserver.doorkeeper import Doorkeeper
 from wsserver.errors import ConfigError, ShuttingDown
 from wsserver.events import Events
 from wsserver.family import check_host
 from wsserver.forwarded import Proxies
+from wsserver.inputs import (
+    certificate,
+    check_directory,
+    fixed_host,
+    offers_of,
+    read_all,
+    unsafe,
+)
 from wsserver.journal import Journal, state_directory
 from wsserver.launch import Launcher
-from wsserver.offers import Offer, load_offers
+from wsserver.offers import Offer
 from wsserver.origins import Origins
 from wsserver.pages import WEB, status_page
-from wsserver.permissions import permission_warnings
 from wsserver.policy import Policy
 from wsserver.process import files_in_use, own_names
 from wsserver.pulse import Pulse
@@ -45,15 +49,12 @@ from wsserver.redirect import ToHTTPS
 from wsserver.sessions import Sessions
 from wsserver.sharing import Shared
 from wsserver.site import Root
-from wsserver.sources import Files, Sources, read_files
+from wsserver.sources import Sources, read_files
 from wsserver.store import MemoryStore
 from wsserver.threads import Worker, in_own_thread
-from wsserver.tls import Certificate
 from wsserver.tunnel import TunnelFactory
 from wsserver.upgrade import Upgrade
 
-#: What is offered when nothing else is said.
-DEMO = Path(__file__).parent / "demo.json"
 BACKLOG = 1024
 #: What is said where nothing tells who may come.
 ALONE = "for this machine alone: give --interface, and an identity, to serve others"
@@ -109,7 +110,7 @@ class Server(MultiService):
         self.tunnels = TunnelFactory(
             reactor,
             self.sessions.join,
-            _basic(settings),
+            fixed_host(settings),
             policy.headers,
             settings.max_message_size,
             settings,
@@ -138,7 +139,7 @@ class Server(MultiService):
             hosts,
         )
         self.site = HTTPSite(root, policy.headers, reactor, settings, self.proxies, self.admission)
-        self._tls = _certificate(settings)
+        self._tls = certificate(settings)
 
     def privilegedStartService(self) -> None:
         """End what servers that died have left, then listen on every port, or on none.
@@ -185,7 +186,7 @@ class Server(MultiService):
         self._reloads += 1
         mine = self._reloads
         try:
-            read = partial(_read_all, self._settings)
+            read = partial(read_all, self._settings)
             offers, files = await in_own_thread(self._reactor, read)
             if mine < self._reloaded:
                 return  # one that has read later was quicker
@@ -317,7 +318,7 @@ class Server(MultiService):
 
     def _offered(self) -> str:
         names = [f"{name} x{offer.spec.count}" for name, offer in self._offers.items()]
-        basic = _basic(self._settings)
+        basic = fixed_host(self._settings)
         if basic is not None:
             names.append(f"a tunnel to {basic[0]}:{basic[1]} without token")
         return ", ".join(names) or "nothing"
@@ -342,60 +343,3 @@ def make_service(reactor: Any, stop: Callable[[], object] | None = None, **given
     """
     settings = make_settings(given)
     return Server(reactor, settings, offers_of(settings), stop)
-
-
-def unsafe(settings: Settings, offers: Mapping[str, Offer]) -> list[str]:
-    """Return what to say of settings and files that are sound, and not safe."""
-    case = Case(settings, [offer.spec for offer in offers.values()], sys.argv)
-    return cautions(case) + permission_warnings(settings, offers)
-
-
-def check_directory(path: str | None) -> None:
-    """Raise ConfigError unless a directory that is to be served is there."""
-    if path is not None and not Path(path).is_dir():
-        raise ConfigError([f"settings.http_directory: {path} is no directory"])
-
-
-def offers_of(settings: Settings) -> dict[str, Offer]:
-    """Read the service file and load its scripts.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    path = Path(settings.remote_session_config) if settings.remote_session_config else None
-    if path is None and settings.client_port is None and not settings.local_session:
-        path = DEMO
-    folder = path.parent if path is not None else Path()
-    specs = list(_read(path).values()) if path is not None else []
-    return load_offers([*specs, *_local_sessions(settings.local_session)], folder)
-
-
-def _read_all(settings: Settings) -> tuple[dict[str, Offer], Files]:
-    return offers_of(settings), read_files(settings)
-
-
-def _read(path: Path) -> dict[str, ServiceSpec]:
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    return load_services(text)
-
-
-def _local_sessions(wanted: Sequence[tuple[str, int]]) -> list[ServiceSpec]:
-    """Return the services of ``--local_session`` (contract.md, "Command line")."""
-    make = partial(ServiceSpec, script="local_session.py")
-    return [make(name=f"local_{app}", count=n, options={"app": app}) for app, n in wanted]
-
-
-def _certificate(settings: Settings) -> Certificate | None:
-    if settings.cert is None:
-        return None
-    required = settings.client_certificates == "required"
-    return Certificate(settings.cert, settings.key, settings.client_ca, required)
-
-
-def _basic(settings: Settings) -> tuple[str, int] | None:
-    if settings.client_port is None:
-        return None
-    return settings.client_hostname, settings.client_port

@@ -20,10 +20,11 @@ from twisted.python.components import Componentized
 
 from wsserver.config import Settings, load_settings, make_settings, service_file_schema
 from wsserver.errors import ConfigError
+from wsserver.inputs import check_directory, offers_of, unsafe
 from wsserver.logs import observer
 from wsserver.offers import Offer
 from wsserver.process import end_in_time, prepare, raise_file_limit, settle
-from wsserver.server import Server, check_directory, offers_of, unsafe
+from wsserver.server import Server
 from wsserver.sources import read_files
 from wsserver.tls import context_factory
 from wsserver.tryout import try_service

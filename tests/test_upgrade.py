@@ -55,6 +55,8 @@ class UpgradeTests(TunnelCase):
         self.assertEqual(self.wire.take(), b"hello")
         self.clock.advance(1000)
         self.assertFalse(self.browser.aborted)
+        # It would not hear of the end, either.
+        self.assertEqual(self.site.channels, set())
 
     def test_right_behind(self) -> None:
         """What comes right behind the request arrives, before all that comes later."""

@@ -60,6 +60,11 @@ class Channel(HTTPChannel):
         """Take bytes; unlike in twisted.web they buy no time."""
         LineReceiver.dataReceived(self, data)
 
+    def hand_on(self, heir: Any) -> None:
+        """Let somebody else have the connection, who tells nobody here when it is gone."""
+        self.heir = heir
+        self.site.channels.discard(self)
+
     def rawDataReceived(self, data: bytes) -> None:
         """Take a body, or what belongs to who has taken over."""
         if self.heir is not None:

@@ -241,7 +241,22 @@ class TwistdServer(Server):
         except (CannotListenError, ConfigError) as error:
             # Standard error belongs to the log by now.
             _log.critical("{error}", error=str(error))
-            raise SystemExit(1) from None
+            raise CannotStart(str(error)) from None
+
+
+class CannotStart(SystemExit, Exception):
+    """The end of the process, with status 1.
+
+    An exception as well, as nothing else makes twistd tell its parent process, which would
+    wait for ever, and remove the file with its number.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(1)
+        self._why = why
+
+    def __str__(self) -> str:
+        return self._why
 
 
 def _underscored(word: str) -> str:

@@ -18,5 +18,5 @@ class Upgrade(WebSocketResource):
         if channel.transport is None:
             # Autobahn has taken it, and has left what the channel had read already.
             below_tls = isinstance(transport, ProtocolWrapper)
-            channel.heir = transport.wrappedProtocol if below_tls else transport.protocol
+            channel.hand_on(transport.wrappedProtocol if below_tls else transport.protocol)
         return answer

@@ -404,6 +404,18 @@ class CommandLineTests(SynchronousTestCase):
         self.assertIn("line 1", done.stderr)
         self.assertNotIn("Traceback", done.stderr)
 
+    def test_in_the_background(self) -> None:
+        """In the background, too, a taken port is told, with exit status 1, and nothing is left."""
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        with folder() as path, socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            command = [twistd, "wsserver", "--http_port", port]
+            done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("Couldn't listen on", done.stdout + done.stderr)
+            self.assertIn("Couldn't listen on", (path / "twistd.log").read_text())
+            self.assertFalse((path / "twistd.pid").exists())
+
     def test_port_in_use(self) -> None:
         """A taken port is one clear line."""
         with socket.create_server(("0.0.0.0", 0)) as taken:

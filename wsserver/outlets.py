@@ -98,14 +98,14 @@ class SocketOutlet:
     @property
     def waits(self) -> bool:
         """Whether bytes wait for the reader."""
-        return self._kept is not None or self._twisted_holds()
+        return self._kept is not None or _holds(self._transport)
 
     def send(self, data: memoryview) -> bool:
         """Send bytes; tell whether their buffer is free again."""
         transport = self._transport
         if transport.disconnected:
             return True
-        if self._kept is not None or self._twisted_holds():
+        if self._kept is not None or _holds(self._transport):
             # Those come first.
             transport.write(bytes(data))
             self._pause()
@@ -142,18 +142,14 @@ class SocketOutlet:
                 return None
             self._free()
         transport = self._transport
-        if self._twisted_holds() or transport.disconnecting:
+        if _holds(self._transport) or transport.disconnecting:
             result = self._twisted_writes()
-            if result or self._twisted_holds():
+            if result or _holds(self._transport):
                 return result
         else:
             transport.stopWriting()
         self._resume()
         return None
-
-    def _twisted_holds(self) -> bool:
-        transport = self._transport
-        return bool(transport.dataBuffer or transport._tempDataBuffer)
 
     def _pause(self) -> None:
         if not self._paused:
@@ -219,7 +215,11 @@ class TLSOutlet:
 def holds(transport: Any) -> bool:
     """Tell whether Twisted holds bytes that the socket of a transport has not taken."""
     below = socket_below(transport)
-    return below is not None and bool(below.dataBuffer or below._tempDataBuffer)
+    return below is not None and _holds(below)
+
+
+def _holds(below: Any) -> bool:
+    return bool(below.dataBuffer or below._tempDataBuffer)
 
 
 def is_full(transport: Any) -> bool:
